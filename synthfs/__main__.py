@@ -1,0 +1,5 @@
+"""`python -m synthfs` is `synthfs`."""
+
+from synthfs.cli.main import main
+
+main()

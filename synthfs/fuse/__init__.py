@@ -1,0 +1,1 @@
+"""The mount: the only async code, and the only place that speaks errno to the kernel."""

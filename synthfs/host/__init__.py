@@ -1,0 +1,1 @@
+"""System calls; the only rooms that understand an errno."""

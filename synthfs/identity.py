@@ -1,0 +1,45 @@
+"""Identifiers that are the same today, after a restart and on another host: all derived, none rolled.
+
+A disk's edition is a hash over everything that its bytes come from. Inode numbers, the VHD's unique id and other
+containers' ids derive from it, so a disk whose bytes would change is another file to every client that caches by inode,
+and another parent to every differencing disk.
+
+Not for: choosing what goes into an edition (`plan/disk` does).
+"""
+
+from hashlib import blake2b
+from uuid import UUID
+
+
+def digest(purpose: str, *parts: bytes | str | int) -> bytes:
+    """32 bytes that stand for `parts`. Every part is framed by its length: no two lists give the same input."""
+    state = blake2b(digest_size=32, person=purpose.encode()[:16])
+    for part in parts:
+        match part:
+            case int():
+                raw = b"%d" % part
+            case str():
+                raw = part.encode("utf-8", "surrogateescape")
+            case _:
+                raw = part
+        state.update(len(raw).to_bytes(8, "little"))
+        state.update(raw)
+    return state.digest()
+
+
+def guid(seed: bytes) -> UUID:
+    """A UUID of version 8 (RFC 9562: the maker's own scheme) from the first 16 bytes of `seed`."""
+    raw = bytearray(seed[:16])
+    raw[6] = raw[6] & 0x0F | 0x80
+    raw[8] = raw[8] & 0x3F | 0x80
+    return UUID(bytes=bytes(raw))
+
+
+def signature(seed: bytes) -> int:
+    """An MBR disk signature, 32 bits, never 0: Windows takes 0 for a disk that was not initialised."""
+    return int.from_bytes(seed[:4], "little") or 1
+
+
+def inode(seed: bytes) -> int:
+    """An inode number: 62 bits, so that it is positive wherever it is signed, and clear of the low ones."""
+    return int.from_bytes(seed[:8], "little") >> 2 | 1 << 61

@@ -1,0 +1,110 @@
+"""The nouns that the rooms hand to each other: facts gathered from a store, and notes about what was made of them.
+
+Facts are what the world said, taken once by `urbackup/storage` and `urbackup/database`; every judgement about them (which
+image is complete, where a volume belongs) is made by `plan/`. Not for: behaviour, parsing, system calls.
+
+Units: sizes and offsets in bytes, times in whole seconds since 1970 UTC unless the name says otherwise. Text that came
+from file names may hold surrogate escapes (`os.fsdecode`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from synthfs.extents import Source
+
+VOLUME_OFFSET = 512 * 1024
+"""Where the volume begins in a `.raw` file: a wrapper that UrBackup makes up lies before it (facts: layout of cowraw)."""
+
+
+class Seal(Enum):
+    """What keeps UrBackup, and everybody else, from changing an image directory."""
+
+    SEALED = "read-only subvolume or @ro snapshot"
+    OPEN = "writable subvolume, or dataset without @ro"
+    NONE = "plain directory"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """One `.raw` file with all that was read around it.
+
+    `head` is the first 2 KiB of the file (the wrapper), `boot` the first 4 KiB of the volume; both may be shorter.
+    `mbr` is the whole `.mbr` sidecar, None where there is none or where `mbr_problem` says why it was not taken.
+    `finished` is UrBackup's `.sync` marker. `stamp` is `YYMMDD-HHMM` in the server's local time.
+    """
+
+    client: str
+    letter: str
+    stamp: str
+    raw: Source
+    mbr: bytes | None
+    mbr_problem: str | None
+    head: bytes
+    boot: bytes
+    finished: bool
+    seal: Seal
+
+    @property
+    def name(self) -> str:
+        """`<client>/<dir>/<file>`, or `<client>/<file>` for an image that lies in the client's directory itself."""
+        return self.raw.name
+
+    @property
+    def stem(self) -> str:
+        """The file's name without `.raw`, which is how UrBackup's web page and the mount call it."""
+        return self.raw.name.rpartition("/")[2].removesuffix(".raw")
+
+    @property
+    def is_system_partition(self) -> bool:
+        """SYSVOL and ESP are taken by UrBackup beside C:, as parts of the same disk."""
+        return self.letter in ("SYSVOL", "ESP")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something in the store that is no usable image, and why, in one line that a person can act on."""
+
+    client: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFacts:
+    """Everything found in one store. `owner` and `group` are those of its root directory."""
+
+    root: str
+    owner: int
+    group: int
+    images: tuple[ImageFacts, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """UrBackup's record of one image (`backup_images`). `name` is the end of its path: `<client>/<dir>/<file>`."""
+
+    name: str
+    backuptime: int
+    complete: bool
+    delete_pending: bool
+    associated: tuple[str, ...] = ()
+    """Names of the SYSVOL and ESP images that UrBackup took together with this one (`assoc_images`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """What UrBackup's database says of all images of its server, RAW or not."""
+
+    path: str
+    clients: frozenset[str]
+    rows: Mapping[str, ImageRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One decision about a disk that its user may want to know. A warning is one that may change what he does."""
+
+    text: str
+    warning: bool = False

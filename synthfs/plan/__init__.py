@@ -1,0 +1,1 @@
+"""What should be: from facts to disks, maps and recipes. Pure."""

@@ -1,0 +1,71 @@
+"""Which images are whole backups, and may be offered.
+
+UrBackup writes an image under its final name and final size from the first second, so neither says anything. Its database
+knows; where it is silent, the files around the image tell as much as they can.
+
+    database says complete              offered; with a note where a deletion is pending
+    database says not complete          not offered
+    no row, older than its newest row   not offered: UrBackup has forgotten it
+    no row and newer, or no database    by the files:
+        no `.sync`                      not offered: the transfer did not finish
+        `.sync`, and sealed or plain    offered
+        `.sync`, but writable           offered, and marked: finished, but not confirmed
+
+Not for: reading either (`urbackup/`), disks (`plan/disk`).
+"""
+
+from dataclasses import dataclass
+
+from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Note, Seal
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an image is offered. `note` goes with one that is, `reason` with one that is not."""
+
+    offered: bool
+    reason: str = ""
+    note: Note | None = None
+
+
+class Judge:
+    """Judges images by one database, or by none."""
+
+    def __init__(self, database: DatabaseFacts | None) -> None:
+        self._database = database
+        stamps = (stamp_of(name) for name in database.rows) if database else ()
+        self._newest = max(stamps, default="")
+
+    def row(self, image: ImageFacts) -> ImageRow | None:
+        return self._database.rows.get(image.name) if self._database else None
+
+    def verdict(self, image: ImageFacts) -> Verdict:
+        if row := self.row(image):
+            return _by_row(row)
+        # A stamp has minutes, and an image gets its row some seconds after its directory: an equal one may be newer.
+        if self._database and image.stamp < self._newest:
+            return Verdict(False, "not in UrBackup's database: deleted or never finished")
+        return _by_files(image)
+
+
+def _by_row(row: ImageRow) -> Verdict:
+    if not row.complete:
+        return Verdict(False, "UrBackup's database calls it incomplete: running, failed or waiting for its C: image")
+    if row.delete_pending:
+        return Verdict(True, note=Note("marked for deletion: UrBackup will remove it at its next clean-up", warning=True))
+    return Verdict(True)
+
+
+def _by_files(image: ImageFacts) -> Verdict:
+    if not image.finished:
+        return Verdict(False, "no .sync file beside it: the backup is still running or was broken off")
+    if image.seal is Seal.OPEN:
+        note = Note("finished, unconfirmed: its directory is not sealed (read-only or @ro) as UrBackup leaves it", warning=True)
+        return Verdict(True, note=note)
+    return Verdict(True)
+
+
+def stamp_of(name: str) -> str:
+    """The `YYMMDD-HHMM` in the name of an image file; empty where it has none."""
+    stamp = name.rpartition("/")[2].partition(".")[0][-11:]
+    return stamp if len(stamp) == 11 and stamp[6] == "-" and stamp.replace("-", "", 1).isdigit() else ""

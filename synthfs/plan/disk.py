@@ -1,0 +1,195 @@
+"""One disk: the tables that UrBackup captured, and in each partition the image that belongs there.
+
+A backup is one partition. Its `.mbr` shows the whole disk that the partition was on, so the other partitions are known,
+and often imaged too, as files of their own. A `Disk` puts them back together:
+
+    layout (plan/layout)     boot record │ GPT │    1     │   2    │        3        │ backup GPT
+    contents                                     ESP image  zeroes    the image itself
+
+`Volume` is an image together with its place, worked out once for each image. `assemble` makes the disk of one of them,
+given the volumes that other images of the same disk offer for its partitions.
+
+Not for: choosing between images (`plan/catalog`), containers (`plan/container`). Units: bytes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from synthfs import identity
+from synthfs.errors import FormatError
+from synthfs.extents import Bytes, Extent, ExtentMap, FileRange
+from synthfs.formats import bootsector, gpt
+from synthfs.model import VOLUME_OFFSET, ImageFacts, Note
+from synthfs.plan import layout as layouts
+from synthfs.plan.layout import Layout, Partition
+from synthfs.plan.place import Nowhere, locate
+from synthfs.urbackup import mbrfile, rawfile
+
+FAR = 24 * 3600
+"""Images taken further apart than this, in seconds, are not one state of the machine, and said to be so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """An image and the place that it was taken from: `length` bytes from `offset` in its `.raw` are the volume."""
+
+    image: ImageFacts
+    layout: Layout
+    partition: Partition
+    length: int
+    notes: tuple[Note, ...] = ()
+    offset: int = VOLUME_OFFSET
+
+    @property
+    def key(self) -> tuple[object, ...] | None:
+        """What images of the same partition of the same disk share; None where the disk has no identity."""
+        if self.layout.disk_id is None:
+            return None
+        p = self.partition
+        return self.image.client, self.layout.scheme, self.layout.disk_id, p.start, p.length, p.guid
+
+    def key_of(self, partition: Partition) -> tuple[object, ...]:
+        """The key of another partition of this volume's disk."""
+        return replace(self, partition=partition).key or ()
+
+    def extents(self) -> Iterator[tuple[int, Extent]]:
+        """What the volume puts on the disk, at offsets of the disk.
+
+        An NTFS volume keeps a copy of its boot sector behind its last sector. It is not in the image; Windows and chkdsk
+        look for it there.
+        """
+        yield self.partition.start, FileRange(self.image.raw, self.offset, self.length)
+        boot = bootsector.parse(self.image.boot)
+        if boot and boot.file_system == "NTFS" and self.length <= boot.length <= self.partition.length - boot.sector_size:
+            yield self.partition.start + boot.length, Bytes(self.image.boot[: boot.sector_size])
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a partition of a disk holds: a volume, or zeroes. `age` is its distance in seconds from the disk's image."""
+
+    partition: Partition
+    volume: Volume | None
+    age: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A whole disk as it was backed up. `image` gives it its name and time; `contents` are in table order."""
+
+    image: ImageFacts
+    layout: Layout
+    contents: tuple[Content, ...]
+    notes: tuple[Note, ...]
+    edition: bytes
+
+    @property
+    def length(self) -> int:
+        return self.layout.length
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it holds images that were taken more than a day apart."""
+        return any(abs(content.age) > FAR for content in self.contents)
+
+    def extent_map(self) -> ExtentMap:
+        """Where every byte of the bare disk comes from."""
+        pieces: list[tuple[int, Extent]] = [(offset, Bytes(data)) for _, offset, data in self.layout.tables]
+        for content in self.contents:
+            if content.volume:
+                pieces += content.volume.extents()
+        return ExtentMap.placed(self.length, pieces)
+
+
+class Planner:
+    """Finds the place of volumes. Remembers layouts: most backups of a machine carry the same tables."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[object, Layout | FormatError] = {}
+
+    def volume(self, image: ImageFacts) -> Volume:
+        """The image at its place on its disk; alone on a generated disk where it has none, with a note that says why.
+
+        Raises FormatError for a `.raw` that holds no volume.
+        """
+        length = rawfile.volume_length(image.raw.size, image.head)
+        if image.mbr_problem:
+            return lone_volume(image, length, image.mbr_problem)
+        if image.mbr is None:
+            return lone_volume(image, length, "the backup has no .mbr file, so its disk is not known")
+        try:
+            sidecar = mbrfile.parse(image.mbr)
+            layout = self._layout(sidecar)
+        except FormatError as error:
+            return lone_volume(image, length, f"{image.name}.mbr is not usable: {error}")
+        match locate(layout, sidecar, length, image.boot):
+            case Nowhere(why):
+                return lone_volume(image, length, why)
+            case partition, notes:
+                return Volume(image, layout, partition, length, notes)
+
+    def _layout(self, sidecar: mbrfile.MbrFile) -> Layout:
+        key = (sidecar.boot_record, sidecar.primary, sidecar.backup, sidecar.extra)
+        if key not in self._layouts:
+            try:
+                self._layouts[key] = layouts.captured(sidecar)
+            except FormatError as error:
+                self._layouts[key] = error
+        found = self._layouts[key]
+        if isinstance(found, FormatError):
+            raise found
+        return found
+
+
+def lone_volume(image: ImageFacts, length: int, why: str) -> Volume:
+    """The image as the only partition of a generated disk; `why` is the reason that its user gets to read."""
+    boot = bootsector.parse(image.boot)
+    room = max(length, boot.length + boot.sector_size) if boot and boot.file_system == "NTFS" else length
+    seed = [identity.guid(identity.digest("lone-volume", image.name, part)) for part in ("disk", "partition")]
+    layout = layouts.generated(room, _type_of(image), image.letter, *seed)
+    note = Note(f"shown as a disk of its own with this volume alone: {why}", warning=True)
+    return Volume(image, layout, layout.partitions[0], length, (note,))
+
+
+def _type_of(image: ImageFacts) -> layouts.UUID:
+    if image.letter == "ESP":
+        return gpt.EFI_SYSTEM
+    windows = ("NTFS", "FAT", "exFAT", "ReFS", "BitLocker")
+    return gpt.BASIC_DATA if bootsector.file_system(image.boot) in windows else gpt.LINUX_DATA
+
+
+def assemble(volume: Volume, siblings: Mapping[int, tuple[Volume, int]]) -> Disk:
+    """The disk of `volume`, with `siblings` (volume and age in seconds, by partition number) in its other partitions."""
+    contents: list[Content] = []
+    for partition in volume.layout.partitions:
+        if partition == volume.partition:
+            contents.append(Content(partition, volume))
+        else:
+            contents.append(Content(partition, *siblings.get(partition.number, (None, 0))))
+    notes = (*volume.layout.notes, *volume.notes, *_notes(contents))
+    return Disk(volume.image, volume.layout, tuple(contents), notes, _edition(volume, contents))
+
+
+def _notes(contents: Sequence[Content]) -> Iterator[Note]:
+    for content in contents:
+        partition = content.partition
+        if not content.volume:
+            what = f"partition {partition.number} ({partition.label or partition.type})"
+            if not partition.holds_volume:
+                yield Note(f"{what} is zero: UrBackup does not save the logical drives' tables", warning=True)
+            else:
+                yield Note(f"{what} is zero: it was not imaged")
+        elif abs(content.age) > FAR:
+            days = f"{abs(content.age) / 86400:.1f} days {'older' if content.age < 0 else 'newer'}"
+            yield Note(f"partition {partition.number} is from {content.volume.image.name}, {days}", warning=True)
+
+
+def _edition(volume: Volume, contents: Sequence[Content]) -> bytes:
+    """A hash over everything that the disk's bytes come from; never a device number, never the place of the store."""
+    parts: list[bytes | str | int] = [volume.image.name, volume.layout.digest]
+    for content in contents:
+        if content.volume:
+            raw = content.volume.image.raw
+            parts += [content.partition.start, content.volume.offset, content.volume.length]
+            parts += [raw.name, raw.size, raw.mtime_ns]
+    return identity.digest("edition", *parts)

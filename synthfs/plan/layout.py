@@ -1,0 +1,253 @@
+"""The tables of a disk: which partitions it has, and every byte that is none of theirs.
+
+A `Layout` is rebuilt from what UrBackup captured (`captured`), or made up for a volume that has no usable one
+(`generated`). The captured bytes are kept wherever they are sound; what the capture lacks (a backup GPT, checksums) is
+made fresh. Nothing is taken on trust: an `.mbr` comes from the backed-up machine, so overlaps, wrong checksums and places
+outside the disk are FormatErrors here, and no later room has to look again.
+
+Not for: volumes and images (`plan/disk`). Units: bytes; LBAs in logical sectors of the disk.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+from uuid import UUID
+
+from synthfs import identity
+from synthfs.errors import FormatError
+from synthfs.formats import gpt, mbr
+from synthfs.model import VOLUME_OFFSET, Note
+from synthfs.units import MiB, TiB, align_up
+from synthfs.urbackup.mbrfile import CapturedGpt, MbrFile
+
+MAX_LENGTH = 8192 * TiB
+"""No disk is longer; a table that says so is wrong, and the sums below stay far from 2^63."""
+
+MIN_GENERATED = 256 * MiB
+"""Windows makes no GPT on less than 128 MB; twice that is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A used entry of the table: [start, start + length) of the disk. `number` is its slot, counted from 1.
+
+    `holds_volume` is false for an extended partition, which is a container. `guid` is None on MBR disks.
+    """
+
+    number: int
+    start: int
+    length: int
+    type: str
+    label: str
+    guid: UUID | None
+    holds_volume: bool = True
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Gpt:
+    """Both copies of a GPT: `backup` differs from `primary` in its LBAs alone."""
+
+    primary: gpt.Header
+    backup: gpt.Header
+    entries: tuple[gpt.Entry, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A disk without its volumes. `tables` are bytes at their offsets, apart from each other and from all partitions.
+
+    `disk_id` is what groups images of one disk: GPT disk GUID or MBR signature, None where that is zero.
+    """
+
+    scheme: Literal["GPT", "MBR"]
+    disk_id: str | None
+    sector_size: int
+    length: int
+    partitions: tuple[Partition, ...]
+    record: mbr.MasterBootRecord
+    gpt: Gpt | None = None
+    extra: tuple[int, bytes] | None = None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def tables(self) -> list[tuple[str, int, bytes]]:
+        """Every table with its name and offset."""
+        found = [("boot record", 0, self.record.pack())]
+        if self.gpt:
+            entries = gpt.pack_entries(self.gpt.entries)
+            for which, header in (("GPT", self.gpt.primary), ("backup GPT", self.gpt.backup)):
+                found.append((f"{which} header", header.own_lba * self.sector_size, header.pack()))
+                found.append((f"{which} entries", header.entries_lba * self.sector_size, entries))
+        if self.extra:
+            found.append(("boot loader", *self.extra))
+        return found
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Stands for all bytes of the tables. Kept, since thousands of disks may share one layout."""
+        return identity.digest("layout", *(part for _, offset, data in self.tables for part in (offset, data)))
+
+
+def captured(sidecar: MbrFile) -> Layout:
+    """The layout of the disk that `sidecar` was read from. Raises FormatError where no sound one can be made."""
+    return _checked(_captured_gpt(sidecar) if sidecar.primary else _captured_mbr(sidecar))
+
+
+def _captured_mbr(sidecar: MbrFile) -> Layout:
+    record = mbr.parse(sidecar.boot_record)
+    if any(entry.type == mbr.PROTECTIVE for entry in record.entries):
+        raise FormatError("the boot record announces a GPT that was not captured")
+    partitions = tuple(
+        Partition(
+            number,
+            entry.first_lba * mbr.SIZE,
+            entry.sectors * mbr.SIZE,
+            "extended" if entry.extended else f"type {entry.type:02x}",
+            "",
+            None,
+            not entry.extended,
+        )
+        for number, entry in enumerate(record.entries, 1)
+        if entry.used
+    )
+    if not partitions:
+        raise FormatError("the boot record has no partition")
+    length = max(partition.end for partition in partitions)
+    disk_id = f"{record.signature:08x}" if record.signature else None
+    notes: list[Note] = []
+    extra: tuple[int, bytes] | None = None
+    if sidecar.extra:
+        first = min(partition.start for partition in partitions)
+        if mbr.SIZE <= sidecar.extra_position <= first - len(sidecar.extra):
+            extra = (sidecar.extra_position, sidecar.extra)
+        else:
+            notes.append(Note("captured boot loader sectors lie inside a partition and were left out", warning=True))
+    return Layout("MBR", disk_id, mbr.SIZE, length, partitions, record, None, extra, tuple(notes))
+
+
+def _captured_gpt(sidecar: MbrFile) -> Layout:
+    assert sidecar.primary is not None
+    sector_size = sidecar.primary.header_position
+    if sector_size not in (512, 4096):
+        raise FormatError(f"GPT header at offset {sector_size}: logical sectors of 512 and 4096 bytes are known")
+    table, notes = _both_copies(sidecar.primary, sidecar.backup, sector_size)
+    header = table.primary
+    try:
+        record = mbr.parse(sidecar.boot_record)
+    except FormatError as error:
+        record = mbr.protective(header.other_lba + 1)
+        notes.append(Note(f"protective boot record made anew: {error}"))
+    partitions = tuple(
+        Partition(
+            number,
+            entry.first_lba * sector_size,
+            (entry.end_lba - entry.first_lba) * sector_size,
+            gpt.TYPE_NAMES.get(entry.type, str(entry.type)),
+            entry.name,
+            entry.guid,
+        )
+        for number, entry in enumerate(table.entries, 1)
+        if entry.used
+    )
+    disk_id = str(header.disk_guid) if header.disk_guid.int else None
+    length = (header.other_lba + 1) * sector_size
+    return Layout("GPT", disk_id, sector_size, length, partitions, record, table, None, tuple(notes))
+
+
+def _both_copies(first: CapturedGpt, second: CapturedGpt | None, sector_size: int) -> tuple[Gpt, list[Note]]:
+    """Both GPT copies from whichever of the two captured ones is sound; the primary one is preferred."""
+    backup: tuple[gpt.Header, tuple[gpt.Entry, ...]] | None = None
+    if second and second.header_position != first.header_position:
+        try:
+            backup = _sound(second, sector_size)
+        except FormatError as error:
+            notes = [Note(f"captured backup GPT not usable and made anew: {error}")]
+        else:
+            notes = []
+    else:
+        notes = [Note("backup GPT was not captured and is made from the primary one")]
+    try:
+        primary, entries = _sound(first, sector_size)
+    except FormatError as error:
+        if not backup:
+            raise
+        header, entries = backup
+        text = f"tables taken from the backup GPT, the primary one is not usable: {error}"
+        return Gpt(gpt.twin(header, 2), header, entries), [Note(text, warning=True)]
+    if backup and gpt.twin(backup[0], primary.entries_lba) == primary:
+        return Gpt(primary, backup[0], entries), notes
+    if backup:
+        notes.append(Note("captured backup GPT differs from the primary one and was made anew", warning=True))
+    before_header = primary.other_lba - align_up(primary.entries_length, sector_size) // sector_size
+    return Gpt(primary, gpt.twin(primary, before_header), entries), notes
+
+
+def _sound(copy: CapturedGpt, sector_size: int) -> tuple[gpt.Header, tuple[gpt.Entry, ...]]:
+    """One captured copy, if its checksums hold and it lies where it says that it lies."""
+    header = gpt.parse_header(copy.header)
+    if len(copy.header) != sector_size or header.own_lba * sector_size != copy.header_position:
+        raise FormatError(f"GPT header of {len(copy.header)} bytes says LBA {header.own_lba}, found at {copy.header_position}")
+    if max(header.own_lba, header.other_lba) * sector_size > MAX_LENGTH:
+        raise FormatError(f"GPT says that its disk ends at LBA {max(header.own_lba, header.other_lba)}")
+    return header, gpt.parse_entries(header, copy.table)
+
+
+def generated(volume_length: int, kind: UUID, label: str, disk_guid: UUID, partition_guid: UUID) -> Layout:
+    """A GPT disk of 512-byte sectors with one partition for a volume of `volume_length` bytes.
+
+    The partition starts at 512 KiB, where the volume starts in a `.raw` file as well: disk offset and file offset agree,
+    so every file system can share the data, whatever its block size.
+    """
+    volume_length = align_up(volume_length, 512)
+    entry_count, tail = 128, 33 * 512
+    length = max(align_up(VOLUME_OFFSET + volume_length + tail, MiB), MIN_GENERATED)
+    last = length // 512 - 1
+    name = label.encode("utf-16-le", "replace")[:70].ljust(72, b"\0")
+    first = VOLUME_OFFSET // 512
+    entry = gpt.Entry(kind, partition_guid, first, first + volume_length // 512, 0, name)
+    nothing = UUID(int=0)
+    entries = (entry, *[gpt.Entry(nothing, nothing, 0, 1)] * (entry_count - 1))
+    blank = gpt.Header(1, last, 34, last - 33, disk_guid, 2, entry_count, gpt.ENTRY_SIZE, 0)
+    primary = gpt.with_entries(blank, gpt.pack_entries(entries))
+    table = Gpt(primary, gpt.twin(primary, last - 32), entries)
+    partition = Partition(1, VOLUME_OFFSET, volume_length, gpt.TYPE_NAMES[kind], label, partition_guid)
+    return _checked(
+        Layout("GPT", str(disk_guid), 512, length, (partition,), mbr.protective(length // 512), table)
+    )
+
+
+def with_gpt(layout: Layout, disk_guid: UUID, entries: tuple[gpt.Entry, ...]) -> Layout:
+    """The same disk under another GUID and with other entries in the same slots; both copies get new checksums."""
+    assert layout.gpt is not None
+    raw = gpt.pack_entries(entries)
+    primary, backup = (
+        gpt.with_entries(replace(header, disk_guid=disk_guid), raw) for header in (layout.gpt.primary, layout.gpt.backup)
+    )
+    guids = {number: entry.guid for number, entry in enumerate(entries, 1)}
+    partitions = tuple(replace(p, guid=guids[p.number]) for p in layout.partitions)
+    return replace(layout, disk_id=str(disk_guid), gpt=Gpt(primary, backup, entries), partitions=partitions)
+
+
+def _checked(layout: Layout) -> Layout:
+    """`layout` itself, if all of it lies on the disk and nothing overlaps."""
+    places = [(f"the {name}", offset, len(data)) for name, offset, data in layout.tables]
+    places += [(f"partition {p.number}", p.start, p.length) for p in layout.partitions]
+    _check_apart(places, layout.length)
+    return layout
+
+
+def _check_apart(places: Iterable[tuple[str, int, int]], length: int) -> None:
+    end, last = 0, "the start of the disk"
+    for name, start, size in sorted(places, key=lambda place: place[1]):
+        if size <= 0:
+            raise FormatError(f"{name} ends before it starts, at offset {start}")
+        if start < end:
+            raise FormatError(f"{name} overlaps {last}")
+        end, last = start + size, name
+    if end > length:
+        raise FormatError(f"{last} reaches to {end}, past the end of the disk at {length}")

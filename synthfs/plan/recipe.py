@@ -1,0 +1,130 @@
+"""How to freeze an extent map into a real file: which ranges to clone, which to copy, what to write, what to leave out.
+
+File systems share data in whole blocks, and only where source and target agree modulo the block size. So a file range is
+cut into a head up to the first block, the blocks, and a tail: head and tail are copied, the blocks cloned.
+
+    source   ···│▒▒▒├─────┼─────┼─────┤▒▒│···          ▒ copied: less than two blocks in all
+    target   ···│▒▒▒├─────┼─────┼─────┤▒▒│···          ─ cloned, if both sides agree modulo the block
+
+Not for: doing it (`engines/materialize`), or knowing what a file system can do (`host/reflink`). Units: bytes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import assert_never
+
+from synthfs.extents import Bytes, ExtentMap, FileRange, Source, Zero
+from synthfs.units import align_down, align_up
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """Share [offset, offset + length) of `source` with the target at `target`."""
+
+    target: int
+    source: Source
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy that range. `edge` is true for the part of a block that no file system could share."""
+
+    target: int
+    source: Source
+    offset: int
+    length: int
+    edge: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write `data`, which was made in memory."""
+
+    target: int
+    data: bytes
+
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Leave that range a hole: it reads as zeroes and takes no space."""
+
+    target: int
+    length: int
+
+
+Step = Clone | Copy | Write | Hole
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Bytes by what becomes of them; together they are the length of the file. `edges` are part of `copied`."""
+
+    cloned: int
+    copied: int
+    edges: int
+    written: int
+    hole: int
+
+
+def cook(extents: ExtentMap, block_size: Callable[[Source], int | None]) -> list[Step]:
+    """The steps that make a file of `extents`, in order of their place in it.
+
+    `block_size` tells in which blocks a source's data can be shared; None copies all of it.
+    """
+    steps: list[Step] = []
+    for target, extent in extents:
+        match extent:
+            case Zero(length):
+                steps.append(Hole(target, length))
+            case Bytes(data):
+                steps.append(Write(target, data))
+            case FileRange(source):
+                steps += _shared(target, extent, block_size(source))
+            case _:
+                assert_never(extent)
+    return steps
+
+
+def _shared(target: int, extent: FileRange, block: int | None) -> Iterator[Step]:
+    source, start, end = extent.source, extent.offset, extent.offset + extent.length
+    if block is None or (target - start) % block:
+        yield Copy(target, source, start, extent.length, edge=False)
+        return
+    first, last = align_up(start, block), align_down(end, block)
+    if first >= last:
+        yield Copy(target, source, start, extent.length, edge=True)
+        return
+    if start < first:
+        yield Copy(target, source, start, first - start, edge=True)
+    yield Clone(target + first - start, source, first, last - first)
+    if last < end:
+        yield Copy(target + last - start, source, last, end - last, edge=True)
+
+
+def unshared(steps: Iterable[Step]) -> list[Copy]:
+    """Copies that sharing was hoped for: everything but edges."""
+    return [step for step in steps if isinstance(step, Copy) and not step.edge]
+
+
+def totals(steps: Iterable[Step]) -> Totals:
+    cloned = copied = edges = written = hole = 0
+    for step in steps:
+        match step:
+            case Clone():
+                cloned += step.length
+            case Copy():
+                copied += step.length
+                edges += step.length if step.edge else 0
+            case Write():
+                written += step.length
+            case Hole():
+                hole += step.length
+            case _:
+                assert_never(step)
+    return Totals(cloned, copied, edges, written, hole)

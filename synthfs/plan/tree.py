@@ -1,0 +1,121 @@
+"""The tree that the mount shows: names, inodes and sizes of every file, before anything is opened.
+
+    README.txt                                how to attach, for the person who found the share
+    .synthfs/status.json                      which process serves what
+    <client>/Image_C_260301-0201.vhd          the disk as it was: to restore, clone, boot
+    <client>/new-identity/…                   the same disks with other identifiers: to attach beside the original
+
+A tree is immutable; a changed store gives a new one. A file's inode derives from its disk's edition, so a file whose bytes
+would differ is another file. Everything in a node is constant: Samba's durable handles and Windows' caches rest on it.
+
+Not for: FUSE (`fuse/`). Units: bytes; times in nanoseconds since 1970 UTC.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from synthfs import identity
+from synthfs.errors import UnsupportedError
+from synthfs.extents import Bytes, ExtentMap
+from synthfs.model import Skipped
+from synthfs.plan import renew
+from synthfs.plan.catalog import Catalog
+from synthfs.plan.container import wrap
+from synthfs.plan.disk import Disk
+
+ROOT_INODE = 1
+NEW_IDENTITY = "new-identity"
+README = "README.txt"
+STATUS_DIRECTORY = ".synthfs"
+STATUS = "status.json"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of `length` bytes. `extent_map` makes its map; it costs more than a look-up, so it is made at open."""
+
+    name: str
+    inode: int
+    length: int
+    mtime_ns: int
+    extent_map: Callable[[], ExtentMap] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory and everything in it, in the order in which it is listed."""
+
+    name: str
+    inode: int
+    mtime_ns: int
+    entries: tuple["Node", ...]
+
+
+Node = File | Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The root and what was left out of it, with reasons."""
+
+    root: Directory
+    skipped: tuple[Skipped, ...]
+
+
+def grow(catalog: Catalog, readme: str, status: str) -> Tree:
+    """The tree of all disks of `catalog`; `readme` and `status` are the texts of the two files of those names."""
+    skipped: list[Skipped] = []
+    by_client: dict[str, list[Disk]] = {}
+    for disk in catalog.disks:
+        try:
+            wrap(disk)
+        except UnsupportedError as error:
+            skipped.append(Skipped(disk.image.client, disk.image.name, str(error)))
+        else:
+            by_client.setdefault(disk.image.client, []).append(disk)
+    clients = [_client(name, disks) for name, disks in by_client.items()]
+    newest = max((client.mtime_ns for client in clients), default=0)
+    status_directory = _directory(STATUS_DIRECTORY, [_text(STATUS, status, newest)], newest, STATUS_DIRECTORY)
+    entries = (*clients, status_directory, _text(README, readme, newest))
+    return Tree(Directory("", ROOT_INODE, newest, entries), tuple(skipped))
+
+
+def _client(name: str, disks: list[Disk]) -> Directory:
+    newest = max(disk.image.raw.mtime_ns for disk in disks)
+    renewed = _directory(NEW_IDENTITY, (_renewed(disk) for disk in disks), newest, f"{name}/{NEW_IDENTITY}")
+    return _directory(name, [*(_plain(disk) for disk in disks), renewed], newest, name)
+
+
+def _directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> Directory:
+    return Directory(name, identity.inode(identity.digest("directory", path)), mtime_ns, tuple(entries))
+
+
+def _plain(disk: Disk) -> File:
+    return _file(disk, disk.edition, lambda: wrap(disk).extent_map())
+
+
+def _renewed(disk: Disk) -> File:
+    return _file(disk, renew.edition(disk), lambda: wrap(renew.new_identity(disk)).extent_map())
+
+
+def _file(disk: Disk, edition: bytes, extent_map: Callable[[], ExtentMap]) -> File:
+    container = wrap(disk)
+    name = disk.image.stem + container.suffix
+    inode = identity.inode(identity.digest("file", name, edition))
+    return File(name, inode, container.length, disk.image.raw.mtime_ns, extent_map)
+
+
+def _text(name: str, text: str, mtime_ns: int) -> File:
+    data = text.encode("utf-8", "surrogateescape")
+    return File(
+        name, identity.inode(identity.digest("text", name, data)), len(data), mtime_ns, lambda: ExtentMap([Bytes(data)])
+    )
+
+
+def walk(directory: Directory, path: str = "") -> Iterator[tuple[str, Node]]:
+    """Every node below `directory` with its path, parents first."""
+    for node in directory.entries:
+        here = f"{path}/{node.name}" if path else node.name
+        yield here, node
+        if isinstance(node, Directory):
+            yield from walk(node, here)

@@ -1,0 +1,1 @@
+"""What UrBackup leaves on disk: its files, its names, its database."""

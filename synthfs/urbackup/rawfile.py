@@ -1,0 +1,48 @@
+"""The wrapper around the volume in a `.raw` file, and how long the volume is.
+
+    0         a boot record that UrBackup makes up: one active entry of type 07 from LBA 1024, its sectors modulo 2^32
+    512       zeroes; from 2.5.33 on, for volumes above 2 TiB, a GPT of one entry whose last LBA is one past the end
+    524288    the volume, byte for byte, to the end of the file
+
+The file is 512 KiB longer than the volume, except that 2.5.33 enlarges those whose volume ends above 2 TiB by up to
+1 MiB + 1024 bytes. Nothing else in the wrapper says anything about the disk: its signature is rolled anew each time.
+Source: UrBackup's `ImageBackup.cpp` (dev 90da741 and branch 2.5.x), `writeMBR` and the lines around `drivesize`.
+"""
+
+import struct
+
+from synthfs.errors import FormatError
+from synthfs.model import VOLUME_OFFSET
+from synthfs.units import MiB, TiB, align_down
+
+_GPT_AT = 512
+_ENTRY_AT = 1024
+_SECTORS_AT = 446 + 12
+
+
+def volume_length(size: int, head: bytes) -> int:
+    """Bytes of the volume in a `.raw` file of `size` bytes that begins with `head` (2 KiB).
+
+    Raises FormatError for a file that holds no volume, or whose wrapper contradicts its length.
+    """
+    rest = size - VOLUME_OFFSET
+    if rest <= 0:
+        raise FormatError(f".raw has only {size} bytes; a volume begins at {VOLUME_OFFSET}")
+    if head[_GPT_AT : _GPT_AT + 8] == b"EFI PART":
+        first, end = struct.unpack_from("<QQ", head, _ENTRY_AT + 32)
+        length = (end - first) * 512
+        if not 0 < length <= rest:
+            raise FormatError(f".raw says that its volume has {length} bytes, but has room for {rest}")
+        return int(length)
+    if size > 2 * TiB and len(head) >= 512:
+        (sectors,) = struct.unpack_from("<I", head, _SECTORS_AT)
+        length = sectors * 512
+        if length + VOLUME_OFFSET <= size and _enlarged(length) == size:
+            return int(length)
+    return align_down(rest, 512)
+
+
+def _enlarged(length: int) -> int:
+    """The file size that 2.5.33 gives a volume of `length` bytes ending above 2 TiB."""
+    end = length + VOLUME_OFFSET
+    return align_down(end, MiB) + MiB + 1024

@@ -1,0 +1,121 @@
+"""What a test needs from the machine: absent, it is a skip that names it, or a failure where it is required.
+
+Not for: anything that a test makes itself. Source: the environment variable SYNTHFS_REQUIRE, a comma list of
+`all` (everything that apt can give, and privileges) and the words below, each required only when named.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WORDS = ("genuine", "zfs", "cifs", "boot")
+PACKAGES = {
+    "mkntfs": "ntfs-3g",
+    "ntfscp": "ntfs-3g",
+    "ntfs-3g": "ntfs-3g",
+    "ntfsfix": "ntfs-3g",
+    "sgdisk": "gdisk",
+    "sfdisk": "fdisk",
+    "mkfs.btrfs": "btrfs-progs",
+    "btrfs": "btrfs-progs",
+    "mkfs.xfs": "xfsprogs",
+    "mkfs.ext4": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "mmd": "mtools",
+    "qemu-img": "qemu-utils",
+    "vhdiinfo": "libvhdi-utils",
+    "fusermount3": "fuse3",
+    "losetup": "mount",
+}
+
+absent: dict[str, str] = {}
+"""Word -> reason, for the words that a test of this run asked for in vain; the terminal summary lists them."""
+
+
+def required(word: str) -> bool:
+    return word in os.environ.get("SYNTHFS_REQUIRE", "").replace(" ", "").split(",")
+
+
+def tool(*names: str) -> None:
+    """Each named program is installed."""
+    for name in names:
+        # A user's PATH often lacks sbin, where most of these live.
+        if shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
+            _missing(f"{name} is not installed (apt install {PACKAGES.get(name, name)})", "all")
+
+
+def root() -> None:
+    if os.geteuid() != 0:
+        _missing("needs root", "all")
+
+
+def loop() -> None:
+    root()
+    tool("losetup")
+    if not Path("/dev/loop-control").exists():
+        _missing("no loop devices (/dev/loop-control)", "all")
+
+
+def fuse() -> None:
+    tool("fusermount3")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        _missing("no access to /dev/fuse", "all")
+
+
+def kernel(filesystem: str) -> None:
+    """The kernel can mount this file system, loading its module if it must."""
+    if not _kernel_has(filesystem):
+        _missing(f"the kernel has no {filesystem}", filesystem if filesystem in WORDS else "all")
+
+
+def zfs() -> None:
+    kernel("zfs")
+    if shutil.which("zpool") is None:
+        _missing("no zpool command", "zfs")
+
+
+def cifs() -> None:
+    kernel("cifs")
+
+
+def boot() -> Path:
+    """A kernel to boot in a virtual machine, named by SYNTHFS_BOOT."""
+    image = Path(os.environ.get("SYNTHFS_BOOT", "/nonexistent"))
+    if not image.is_file():
+        _missing("SYNTHFS_BOOT names no kernel image", "boot")
+    return image
+
+
+def genuine() -> Path:
+    """The directory with the store that the real UrBackup server made."""
+    named = os.environ.get("SYNTHFS_GENUINE")
+    directory = Path(named) if named else REPOSITORY.parent / "shared" / "genuine"
+    if not (directory / "store.btrfs.img.zst").is_file():
+        _missing(f"no {named or '../shared/genuine'}", "genuine")
+    return directory
+
+
+def _kernel_has(filesystem: str) -> bool:
+    def listed() -> bool:
+        return filesystem in Path("/proc/filesystems").read_text().split()
+
+    if not listed() and os.geteuid() == 0:
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["modprobe", filesystem], check=False, capture_output=True)
+    return listed()
+
+
+def _missing(reason: str, word: str) -> NoReturn:
+    if required(word):
+        pytest.fail(f"{reason}, and SYNTHFS_REQUIRE={word} asks for it", pytrace=False)
+    if word in WORDS:
+        absent[word] = reason
+    pytest.skip(reason, allow_module_level=True)
