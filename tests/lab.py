@@ -22,7 +22,8 @@ import need
 from ledger import Ledger, Loop, mounts_below
 from processes import MARK, Argument, CommandFailedError, Identity, in_child, run, wait_until
 
-BASE = Path("/var/tmp/synthfs-lab")
+# One for each user: what root left, others could not clean.
+BASE = Path("/var/tmp/synthfs-lab" if os.geteuid() == 0 else f"/var/tmp/synthfs-lab-{os.geteuid()}")
 REPOSITORY = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}

@@ -92,7 +92,8 @@ def unmount(mount: Mount, limit: float = 20.0) -> None:
     """Unmount; what is busy or hangs is detached lazily, and a FUSE connection that hangs is aborted first."""
 
     def done(*options: str) -> bool:
-        argv = ["umount", "--no-canonicalize", *options, str(mount.target)]
+        program = ["umount", "--no-canonicalize"] if os.geteuid() == 0 else ["fusermount3", "-u"]
+        argv = [*program, *options, str(mount.target)]
         with contextlib.suppress(CommandTimeoutError):
             return run(argv, timeout=limit, check=False).returncode == 0
         return False
@@ -102,7 +103,7 @@ def unmount(mount: Mount, limit: float = 20.0) -> None:
     if mount.fstype.startswith("fuse"):
         with contextlib.suppress(OSError):
             Path(f"/sys/fs/fuse/connections/{mount.minor}/abort").write_text("1")
-    done("--lazy")
+    done("-l" if os.geteuid() == 0 else "-z")
 
 
 def detach(loop: Loop) -> None:

@@ -36,6 +36,9 @@ PACKAGES = {
     "losetup": "mount",
 }
 
+# A user's PATH often lacks sbin, where most of these live.
+os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
 absent: dict[str, str] = {}
 """Word -> reason, for the words that a test of this run asked for in vain; the terminal summary lists them."""
 
@@ -47,8 +50,7 @@ def required(word: str) -> bool:
 def tool(*names: str) -> None:
     """Each named program is installed."""
     for name in names:
-        # A user's PATH often lacks sbin, where most of these live.
-        if shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
+        if shutil.which(name) is None:
             _missing(f"{name} is not installed (apt install {PACKAGES.get(name, name)})", "all")
 
 

@@ -32,9 +32,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What a store has to offer, by client and time; `skipped` is everything else, with reasons."""
+    """What a store has to offer, by client and time; `skipped` is everything else, with reasons.
+
+    `database` is the path of the one that had its say, None where none had.
+    """
 
     store: StoreFacts
+    database: str | None
     disks: tuple[Disk, ...]
     parts: tuple[Part, ...]
     skipped: tuple[Skipped, ...]
@@ -69,6 +73,7 @@ def plan(store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, .
             disks.append(assemble(dated.volume, dict(shelf.siblings(dated))))
     return Catalog(
         store,
+        database.path if database else None,
         tuple(sorted(disks, key=lambda disk: _order(disk.image))),
         tuple(sorted(parts, key=lambda part: _order(part.image))),
         tuple(sorted(skipped, key=lambda each: (each.client, each.name))),

@@ -14,6 +14,7 @@ Not for: choosing between images (`plan/catalog`), containers (`plan/container`)
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from synthfs import identity
 from synthfs.errors import FormatError
@@ -151,7 +152,7 @@ def lone_volume(image: ImageFacts, length: int, why: str) -> Volume:
     return Volume(image, layout, layout.partitions[0], length, (note,))
 
 
-def _type_of(image: ImageFacts) -> layouts.UUID:
+def _type_of(image: ImageFacts) -> UUID:
     if image.letter == "ESP":
         return gpt.EFI_SYSTEM
     windows = ("NTFS", "FAT", "exFAT", "ReFS", "BitLocker")

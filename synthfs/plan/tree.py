@@ -76,7 +76,7 @@ def grow(catalog: Catalog, readme: str, status: str) -> Tree:
     clients = [_client(name, disks) for name, disks in by_client.items()]
     newest = max((client.mtime_ns for client in clients), default=0)
     status_directory = _directory(STATUS_DIRECTORY, [_text(STATUS, status, newest)], newest, STATUS_DIRECTORY)
-    entries = (*clients, status_directory, _text(README, readme, newest))
+    entries: tuple[Node, ...] = (*clients, status_directory, _text(README, readme, newest))
     return Tree(Directory("", ROOT_INODE, newest, entries), tuple(skipped))
 
 

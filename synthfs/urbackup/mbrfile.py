@@ -22,9 +22,6 @@ from dataclasses import dataclass
 
 from synthfs.errors import FormatError
 
-MAX_SIZE = 1024 * 1024
-"""Longer than any honest sidecar: two GPT tables of 1024 entries and the 63 sectors of extra data are 300 KiB."""
-
 MBR, GPT, WHOLE_DISK = 0, 1, 100
 WHOLE_DISK_NUMBER = -1
 """The partition number of an image that is no partition."""

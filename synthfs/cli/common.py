@@ -1,0 +1,94 @@
+"""What all verbs share: how they talk, what they ask for, and how a path becomes a disk.
+
+stdout carries the answer, stderr everything that is said about it; with `--json` stdout is JSON alone.
+"""
+
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from synthfs.errors import NotFoundError
+from synthfs.host import mounts
+from synthfs.model import Note
+from synthfs.plan.catalog import Catalog
+from synthfs.plan.disk import Disk
+from synthfs.plan.renew import new_identity
+from synthfs.plan.tree import NEW_IDENTITY
+from synthfs.survey import survey
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="UrBackup's backup storage: one folder per client.")]
+Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A .raw file of the store, or a file of a running mount.")]
+Database = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="UrBackup's backup_server.db, where it is not found by itself.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
+
+
+def printable(text: str) -> str:
+    """`text` without anything that a terminal would act on: names come from the backed-up machines."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(printable(text), file=sys.stderr)
+
+
+def say_notes(notes: tuple[Note, ...]) -> None:
+    for note in notes:
+        say(f"{'warning' if note.warning else 'note'}: {note.text}")
+
+
+def print_json(value: Any) -> None:
+    """`value` on stdout. Names with bytes that are no UTF-8 come out as \\udcXX escapes (Python's surrogateescape)."""
+    print(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def find_disk(path: str, database: str | None) -> Disk:
+    """The disk of the image at `path`. Raises NotFoundError, with the reason where the image is there but not offered."""
+    if mount := mounts.containing(path):
+        return _in_mount(mounts.resolve(path).removeprefix(f"{mount.mountpoint}/"), mount, database)
+    absolute = os.path.abspath(path)
+    if not os.path.lexists(absolute):
+        raise NotFoundError(f"{path} does not exist")
+    if not absolute.endswith(".raw"):
+        raise NotFoundError(f"{path} is no .raw image, and no file of a synthfs mount")
+    directory, file = os.path.split(absolute)
+    in_directory = "_Image_" in os.path.basename(directory)
+    client_directory = os.path.dirname(directory) if in_directory else directory
+    store, client = os.path.split(client_directory)
+    name = f"{client}/{os.path.basename(directory)}/{file}" if in_directory else f"{client}/{file}"
+    catalog = survey(store, database)
+    for disk in catalog.disks:
+        if disk.image.name == name:
+            return disk
+    raise NotFoundError(_why_not(catalog, name))
+
+
+def _why_not(catalog: Catalog, name: str) -> str:
+    """One line on why there is no disk for the image `name`."""
+    for part in catalog.parts:
+        if part.image.name == name:
+            return f"{name} is a part of other disks (id {part.disk_id}); name the image of C: instead"
+    for skipped in catalog.skipped:
+        if skipped.name == name:
+            return f"{name} is not offered: {skipped.reason}"
+    return f"{name} is no image that UrBackup's naming rules know"
+
+
+def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
+    client, *between, file = path.split("/")
+    renewed = between == [NEW_IDENTITY]
+    if not between or renewed:
+        for disk in survey(mount.store, database).disks:
+            if disk.image.client == client and disk.image.stem == file.rpartition(".")[0]:
+                return new_identity(disk) if renewed else disk
+    raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}")

@@ -1,0 +1,119 @@
+"""Facts of disks as plain values: what `--json` prints, and what the tables and pictures are drawn from.
+
+Sizes and offsets are bytes, times are ISO 8601 in UTC. Not for: layout on a terminal (`cli/list`, `cli/show`).
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from synthfs.errors import UnsupportedError
+from synthfs.extents import Bytes, ExtentMap, FileRange, Zero
+from synthfs.formats import bootsector
+from synthfs.model import Note, Skipped
+from synthfs.plan.catalog import Catalog
+from synthfs.plan.container import wrap
+from synthfs.plan.disk import Content, Disk
+
+Facts = dict[str, Any]
+
+
+def catalog_facts(catalog: Catalog, client: str | None, everything: bool) -> Facts:
+    """The whole store, or one client of it; `everything` adds what is not offered."""
+
+    def wanted(name: str) -> bool:
+        return client is None or name == client
+
+    facts: Facts = {
+        "store": catalog.store.root,
+        "database": catalog.database,
+        "notes": [note_facts(note) for note in catalog.notes],
+        "disks": [disk_facts(disk) for disk in catalog.disks if wanted(disk.image.client)],
+    }
+    if everything:
+        facts["parts"] = [
+            {"client": part.image.client, "image": part.image.name, "disk_id": part.disk_id}
+            for part in catalog.parts
+            if wanted(part.image.client)
+        ]
+        facts["not_offered"] = [skipped_facts(skipped) for skipped in catalog.skipped if wanted(skipped.client)]
+    return facts
+
+
+def disk_facts(disk: Disk) -> Facts:
+    image = disk.image
+    return {
+        "client": image.client,
+        "image": image.name,
+        "name": image.stem,
+        "volume": image.letter,
+        "stamp": image.stamp,
+        "time": iso(image.raw.mtime_ns),
+        "scheme": disk.layout.scheme,
+        "disk_id": disk.layout.disk_id,
+        "sector_size": disk.layout.sector_size,
+        "length": disk.length,
+        "containers": _containers(disk),
+        "mixed": disk.mixed,
+        "partitions": [_partition_facts(content) for content in disk.contents],
+        "notes": [note_facts(note) for note in disk.notes],
+        "edition": disk.edition.hex(),
+    }
+
+
+def _containers(disk: Disk) -> list[Facts]:
+    try:
+        container = wrap(disk)
+    except UnsupportedError:
+        return []
+    return [{"format": "vhd", "file": disk.image.stem + container.suffix, "length": container.length}]
+
+
+def _partition_facts(content: Content) -> Facts:
+    partition, volume = content.partition, content.volume
+    facts: Facts = {
+        "number": partition.number,
+        "start": partition.start,
+        "length": partition.length,
+        "type": partition.type,
+        "label": partition.label,
+        "guid": str(partition.guid) if partition.guid else None,
+        "content": "zero",
+    }
+    if volume:
+        facts |= {
+            "content": "image",
+            "image": volume.image.name,
+            "time": iso(volume.image.raw.mtime_ns),
+            "file_system": bootsector.file_system(volume.image.boot),
+            "image_length": volume.length,
+            "age": content.age,
+        }
+    return facts
+
+
+def note_facts(note: Note) -> Facts:
+    return {"text": note.text, "warning": note.warning}
+
+
+def skipped_facts(skipped: Skipped) -> Facts:
+    return {"client": skipped.client, "name": skipped.name, "reason": skipped.reason}
+
+
+def extent_facts(extents: ExtentMap) -> list[Facts]:
+    """Every extent of a map, in order."""
+    rows: list[Facts] = []
+    for offset, extent in extents:
+        row: Facts = {"offset": offset, "length": extent.length}
+        match extent:
+            case Zero():
+                row["kind"] = "zero"
+            case Bytes():
+                row["kind"] = "bytes"
+            case FileRange(source, at):
+                row |= {"kind": "file", "source": source.name, "source_offset": at}
+        rows.append(row)
+    return rows
+
+
+def iso(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,75 @@
+"""`synthfs list`: which disks a store has to offer, and with `--all` what it has not, and why."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from synthfs.cli.common import Database, Json, Store, out, print_json, printable, say, say_notes
+from synthfs.cli.describe import Facts, catalog_facts
+from synthfs.errors import NotFoundError
+from synthfs.survey import survey
+from synthfs.units import human
+
+
+def list_disks(
+    store: Store,
+    client: Annotated[str | None, typer.Option(metavar="NAME", help="Only this client's backups.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what is not offered, and why.")] = False,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """List the disks that STORE has to offer."""
+    catalog = survey(store, database)
+    facts = catalog_facts(catalog, client, everything)
+    if client is not None and not any(facts.get(key) for key in ("disks", "not_offered")):
+        raise NotFoundError(f"{store} offers nothing of a client {client!r}; `synthfs list {store} --all` shows what there is")
+    say_notes(catalog.notes)
+    if as_json:
+        print_json(facts)
+        return
+    _print_disks(facts)
+    if everything:
+        _print_rest(facts)
+    elif hidden := len(catalog.skipped):
+        say(f"{hidden} more {'is' if hidden == 1 else 'are'} not offered; --all shows why")
+
+
+def _print_disks(facts: Facts) -> None:
+    if not facts["disks"]:
+        say(f"{facts['store']} has no disk to offer")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("CLIENT", overflow="fold")
+    table.add_column("DISK", overflow="fold")
+    table.add_column("SIZE", justify="right", no_wrap=True)
+    table.add_column("TABLE", no_wrap=True)
+    table.add_column("PARTITIONS", no_wrap=True)
+    table.add_column("NOTES")
+    for disk in facts["disks"]:
+        table.add_row(
+            printable(disk["client"]),
+            printable(disk["name"]),
+            human(disk["length"]),
+            disk["scheme"],
+            _imaged(disk),
+            _notes(disk),
+        )
+    out.print(table)
+
+
+def _imaged(disk: Facts) -> str:
+    imaged = sum(partition["content"] == "image" for partition in disk["partitions"])
+    return f"{imaged} of {len(disk['partitions'])}"
+
+
+def _notes(disk: Facts) -> str:
+    warnings = [printable(note["text"]) for note in disk["notes"] if note["warning"]]
+    return "; ".join((["mixed dates"] if disk["mixed"] else []) + warnings)
+
+
+def _print_rest(facts: Facts) -> None:
+    for part in facts["parts"]:
+        out.print(f"part of disk {part['disk_id']}: {printable(part['image'])}", markup=False, soft_wrap=True)
+    for skipped in facts["not_offered"]:
+        out.print(f"not offered: {printable(skipped['name'])}: {printable(skipped['reason'])}", markup=False, soft_wrap=True)

@@ -1,0 +1,56 @@
+"""The front door: the verbs, and how each failure leaves the house.
+
+Exit codes: 0 done; 1 and 3 to 9 an error that its one line explains (`errors.py` has the list); 2 the command line was
+not understood; 70 a bug, with a traceback; 130 interrupted.
+"""
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from synthfs import __version__
+from synthfs.cli import list as list_verb
+from synthfs.cli import materialize as materialize_verb
+from synthfs.cli import mount as mount_verb
+from synthfs.cli import show as show_verb
+from synthfs.cli.common import say
+from synthfs.errors import SynthfsError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command("list")(list_verb.list_disks)
+app.command("show")(show_verb.show)
+app.command("mount")(mount_verb.mount)
+app.command("umount")(mount_verb.umount)
+app.command("materialize")(materialize_verb.materialize)
+
+BUG = 70
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"synthfs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def synthfs(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """UrBackup's RAW image backups as whole disks that Windows can attach."""
+
+
+def main() -> None:
+    try:
+        app()
+    except SynthfsError as error:
+        say(f"synthfs: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("synthfs: interrupted")
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        say("synthfs: this is a bug, please report it with the lines above")
+        sys.exit(BUG)

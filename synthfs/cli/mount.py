@@ -1,0 +1,169 @@
+"""`synthfs mount` and `synthfs umount`."""
+
+import grp
+import json
+import logging
+import logging.handlers
+import os
+import pwd
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from synthfs import __version__
+from synthfs.cli.common import Database, Store, say, say_notes
+from synthfs.errors import MountError, SynthfsError
+from synthfs.host import background, files, mounts, probe
+from synthfs.plan.readme import readme
+from synthfs.plan.tree import README, STATUS, STATUS_DIRECTORY, Tree, grow, walk
+from synthfs.survey import survey
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+Mountpoint = Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="An empty directory outside the store.")]
+
+
+def mount(
+    store: Store,
+    mountpoint: Mountpoint,
+    daemon: Annotated[bool, typer.Option("--daemon", help="Serve in the background; return once the mount answers.")] = False,
+    allow_other: Annotated[bool, typer.Option("--allow-other", help="Let other users in, Samba's among them.")] = False,
+    owner: Annotated[str | None, typer.Option(metavar="USER", help="Whom the files belong to.", show_default=False)] = None,
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Which group they belong to.", show_default=False)] = None,
+    mode: Annotated[str, typer.Option(metavar="OCTAL", help="Their permission bits.")] = "0440",
+    log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.WARNING,
+    log_file: Annotated[str | None, typer.Option(metavar="FILE", help="Log there.", show_default=False)] = None,
+    database: Database = None,
+) -> None:
+    """Show every backup of STORE as a disk below MOUNTPOINT.
+
+    Stays in the foreground until it is unmounted or gets Ctrl-C. Without --allow-other only you can see the mount. With
+    it, files belong to the store's own owner and group, and nobody else gets in, unless --owner, --group or --mode say so.
+    """
+    root, place = files.real_directory(store), mounts.resolve(mountpoint)
+    _prepare_mountpoint(root, place)
+    catalog = survey(root, database)
+    say_notes(catalog.notes)
+    owner_id = _user(owner) if owner else catalog.store.owner if allow_other else os.geteuid()
+    group_id = _group(group) if group else catalog.store.group if allow_other else os.getegid()
+    bits = _mode(mode)
+
+    def serve() -> int:
+        # Here and not above: trio must not be imported before the fork.
+        from synthfs.fuse.mount import serve as serve_fuse
+        from synthfs.fuse.operations import Access
+
+        _log(log_level, log_file, daemon)
+        status = {"version": __version__, "pid": os.getpid(), "store": root, "database": catalog.database}
+        tree = grow(catalog, readme(catalog), json.dumps(status, indent=2) + "\n")
+        for skipped in (*catalog.skipped, *tree.skipped):
+            logging.getLogger(__name__).info("not offered: %s: %s", skipped.name, skipped.reason)
+        greeting = (lambda: None) if daemon else (lambda: _greet(tree, root, place))
+        serve_fuse(tree, root, place, Access(owner_id, group_id, bits), allow_other, greeting)
+        return 0
+
+    if not daemon:
+        serve()
+        return
+    background.start(lambda: _reported(serve), lambda: _answers(place, root))
+
+
+def _answers(place: str, root: str) -> bool:
+    found = mounts.at(place)
+    return found is not None and found.store == root and probe.answers(f"{place}/{README}")
+
+
+def _reported(serve: Callable[[], int]) -> int:
+    """Runs the server of a daemon: what goes wrong is one line for the waiting parent."""
+    try:
+        return serve()
+    except SynthfsError as error:
+        print(f"synthfs: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except BaseException:
+        logging.getLogger(__name__).exception("bug in the mount process, please report it")
+        return 70
+
+
+def _prepare_mountpoint(root: str, place: str) -> None:
+    """Raises MountError where mounting at `place` would do harm or make no sense; clears away a dead mount of ours."""
+    if place == root or place.startswith(f"{root}/"):
+        raise MountError(f"{place} lies inside the store; UrBackup's clean-up would touch the disks. Mount elsewhere")
+    if root.startswith(f"{place}/"):
+        raise MountError(f"{place} contains the store, which the mount would hide. Mount elsewhere")
+    if old := mounts.at(place):
+        if not mounts.is_dead(old):
+            raise MountError(f"{place} is a running synthfs mount of {old.store} already; `synthfs umount {place}` ends it")
+        say(f"detaching the dead mount at {place}")
+        mounts.detach(old)
+    if not os.path.isdir(place):
+        raise MountError(f"{place} is no directory; make one with `mkdir -p {place}`")
+    try:
+        if os.listdir(place):
+            raise MountError(f"{place} is not empty; the mount would hide what is in it")
+    except PermissionError as error:
+        raise MountError(f"{place} cannot be read: {error.strerror}") from error
+
+
+def _user(name: str) -> int:
+    try:
+        return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise MountError(f"--owner {name}: there is no such user") from None
+
+
+def _group(name: str) -> int:
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise MountError(f"--group {name}: there is no such group") from None
+
+
+def _mode(text: str) -> int:
+    try:
+        bits = int(text, 8)
+    except ValueError:
+        raise MountError(f"--mode {text}: permission bits are octal, like 0440") from None
+    if bits & ~0o666:
+        raise MountError(f"--mode {text}: only read and write bits make sense, like 0440")
+    return bits
+
+
+def _log(level: LogLevel, file: str | None, daemon: bool) -> None:
+    handler: logging.Handler
+    if file:
+        handler = logging.FileHandler(file)
+    elif daemon and os.path.exists("/dev/log"):
+        handler = logging.handlers.SysLogHandler("/dev/log")
+    else:
+        handler = logging.StreamHandler()
+    moment = "%(asctime)s " if file else ""
+    handler.setFormatter(logging.Formatter(f"{moment}synthfs[{os.getpid()}]: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def _greet(tree: Tree, root: str, place: str) -> None:
+    disks = [path for path, _ in walk(tree.root) if path.count("/") == 1 and path.endswith(".vhd")]
+    say(f"{len(disks)} disks of {root} are at {place}. Ctrl-C, or `synthfs umount {place}`, ends the mount.")
+
+
+def umount(mountpoint: Mountpoint) -> None:
+    """End the mount at MOUNTPOINT and wait until its process has ended."""
+    found = mounts.at(mountpoint)
+    if found is None:
+        raise MountError(f"{mountpoint} is no synthfs mount")
+    status = probe.read(f"{found.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
+    if status is None:
+        say(f"{mountpoint} does not answer; detaching it")
+        mounts.detach(found)
+        return
+    mounts.unmount(found, json.loads(status)["pid"])

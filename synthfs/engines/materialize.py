@@ -1,0 +1,175 @@
+"""Freezes an extent map into a real file that shares its data with the backup: no bytes are copied that can be cloned.
+
+    prepare   opens every source, finds out by trial what can be shared, cooks the recipe, checks the space
+    freeze    does the steps into a nameless file, checks that no source changed meanwhile, publishes
+
+Everything that can fail for a reason that is known beforehand fails in `prepare`, when nothing was written yet.
+The sources are opened read-only. Not for: which ranges go where (`plan/recipe`). Units: bytes, seconds.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import assert_never
+
+from synthfs.errors import ShareError, TargetError
+from synthfs.extents import ExtentMap, Source
+from synthfs.host import reflink
+from synthfs.host.files import OpenSource
+from synthfs.host.publish import Draft
+from synthfs.plan.recipe import Clone, Copy, Hole, Step, Totals, Write, cook, totals, unshared
+from synthfs.units import GiB, MiB, human
+
+_CLONE_AT_ONCE = 8 * GiB
+_COPY_AT_ONCE = MiB
+Progress = Callable[[int], None]
+
+
+class Reflink(StrEnum):
+    """What to do about data that could be shared. The words are those of `cp --reflink`."""
+
+    ALWAYS = "always"
+    AUTO = "auto"
+    NEVER = "never"
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A freeze that can begin: the recipe, open sources, a nameless target. `why_copied` explains copies, by source."""
+
+    extents: ExtentMap
+    steps: list[Step]
+    directory: str
+    why_copied: dict[Source, str]
+    _files: dict[Source, OpenSource] = field(repr=False)
+    _draft: Draft = field(repr=False)
+
+    @property
+    def expected(self) -> Totals:
+        return totals(self.steps)
+
+    def freeze(self, name: str, overwrite: bool, progress: Progress = lambda done: None) -> Totals:
+        """Makes the file and publishes it as `name`. Returns what became of its bytes, as it was done.
+
+        Raises SourceError if a backup changed, TargetError if `name` exists or the space ran out; then nothing is left.
+        """
+        target, done = self._draft.fd, Totals(0, 0, 0, 0, 0)
+        try:
+            os.ftruncate(target, self.extents.length)
+            for step in self.steps:
+                done = self._do(step, target, done)
+                progress(step.target + step.length)
+            for file in self._files.values():
+                file.check()
+            if os.fstat(target).st_size != self.extents.length:
+                raise TargetError(f"{self.directory}/{name} came out at the wrong length; nothing was published")
+            self._draft.publish(name, overwrite)
+        except OSError as error:
+            raise TargetError(f"{self.directory}/{name} cannot be written: {error.strerror}; nothing was left of it") from error
+        return done
+
+    def _do(self, step: Step, target: int, done: Totals) -> Totals:
+        match step:
+            case Hole(length=length):
+                return replace(done, hole=done.hole + length)
+            case Write(at, data):
+                _write(target, data, at)
+                return replace(done, written=done.written + len(data))
+            case Clone():
+                file = self._files[step.source]
+                for skip in range(0, step.length, _CLONE_AT_ONCE):
+                    length = min(_CLONE_AT_ONCE, step.length - skip)
+                    reflink.clone_range(file.fd, step.offset + skip, length, target, step.target + skip)
+                return replace(done, cloned=done.cloned + step.length)
+            case Copy():
+                copied = sum(self._copy(step, target))
+                edges = copied if step.edge else 0
+                hole = step.length - copied
+                return replace(done, copied=done.copied + copied, edges=done.edges + edges, hole=done.hole + hole)
+            case _:
+                assert_never(step)
+
+    def _copy(self, step: Copy, target: int) -> Iterator[int]:
+        """Copies the data of a range and leaves its holes. Yields the length of each piece."""
+        file = self._files[step.source]
+        buffer = memoryview(bytearray(min(_COPY_AT_ONCE, step.length)))
+        for offset, length in file.data_ranges(step.offset, step.length):
+            for at in range(offset, offset + length, _COPY_AT_ONCE):
+                piece = buffer[: min(_COPY_AT_ONCE, offset + length - at)]
+                file.read(at, piece)
+                _write(target, piece, step.target + at - step.offset)
+                yield len(piece)
+
+
+@contextmanager
+def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepared]:
+    """Gets everything ready for a freeze into `directory`, and lets go of it at the end.
+
+    Raises SourceError for a backup that is not what it was, TargetError where nothing can be written or the space is
+    short, ShareError where `mode` asks for sharing and not every whole block can be shared.
+    """
+    with ExitStack() as stack:
+        files: dict[Source, OpenSource] = {}
+        for source in extents.sources():
+            files[source] = OpenSource(source)
+            stack.callback(files[source].close)
+        draft = stack.enter_context(Draft(directory))
+        blocks, why = _try_sharing(files, draft.fd, mode)
+        steps = cook(extents, blocks.get)
+        for copy in unshared(steps):
+            why.setdefault(copy.source, _misaligned(copy, blocks[copy.source]))
+        if mode is Reflink.ALWAYS and why:
+            raise ShareError(_cannot_share(why, directory))
+        _check_space(directory, totals(steps))
+        yield Prepared(extents, steps, directory, why, files, draft)
+
+
+def _try_sharing(
+    files: dict[Source, OpenSource], target: int, mode: Reflink
+) -> tuple[dict[Source, int | None], dict[Source, str]]:
+    """In which blocks each source can be shared with the new file, found out by a trial; and why not, where not."""
+    if mode is Reflink.NEVER:
+        return dict.fromkeys(files), dict.fromkeys(files, "no sharing was asked for")
+    blocks: dict[Source, int | None] = {}
+    why: dict[Source, str] = {}
+    if any(reflink.excluded_from_cow(file.fd) for file in files.values()):
+        reflink.exclude_from_cow(target)
+    for source, file in files.items():
+        block = reflink.block_size(file.fd)
+        try:
+            reflink.clone_range(file.fd, 0, block, target, 0)
+            blocks[source] = block
+        except ShareError as error:
+            blocks[source] = None
+            why[source] = str(error)
+        os.ftruncate(target, 0)
+    return blocks, why
+
+
+def _misaligned(copy: Copy, block: int | None) -> str:
+    return (
+        f"its data begin at {copy.offset} in the backup and belong at {copy.target} on the disk, "
+        f"and blocks of {block} bytes can only be shared where both agree"
+    )
+
+
+def _cannot_share(why: dict[Source, str], directory: str) -> str:
+    reasons = "; ".join(f"{source.name}: {reason}" for source, reason in why.items())
+    return f"{reasons}. Choose a directory on the backups' own file system with -o, or allow a copy with --reflink auto"
+
+
+def _check_space(directory: str, expected: Totals) -> None:
+    found = os.statvfs(directory)
+    free, needed = found.f_bavail * found.f_frsize, expected.copied + expected.written
+    if needed > free:
+        raise TargetError(f"{directory} has {human(free)} free, and {human(needed)} are to be written")
+
+
+def _write(target: int, data: bytes | memoryview, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(target, view, at)
+        view, at = view[count:], at + count
+

@@ -1,0 +1,237 @@
+"""The FUSE operations: a protocol adapter, and nothing else. What is shown comes from a `Tree`, what is read from `Reader`s.
+
+Laws, each of which has bitten somebody:
+    1. No exception but Cancelled leaves a handler: pyfuse3's main loop, and the mount with it, would end for everyone.
+    2. A read is first tried on the event loop, where it must not wait; only what would wait goes to a thread.
+    3. `_buffer` is shared by all requests: between filling it and handing it back there is no `await`. A read in a thread
+       brings its own.
+    4. A short answer is an error. pyfuse3 would pad it, and the kernel would take the file for shorter from then on.
+    5. No getxattr, listxattr or flush here: the kernel then learns ENOSYS once and never asks again. Samba asks a lot.
+    6. What a stat shows never changes while the inode lives.
+
+Threading: everything runs on trio's event loop, except `Reader.open`, `Reader.read` and `Reader.close`.
+"""
+
+import errno
+import functools
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, RequestContext
+
+from synthfs.engines.read import Reader
+from synthfs.errors import SynthfsError
+from synthfs.plan.tree import ROOT_INODE, Directory, File, Node, Tree
+
+log = logging.getLogger(__name__)
+
+FOREVER = 3600.0
+"""Seconds for which the kernel may keep a name or an attribute. Nothing behind one ever changes."""
+
+MAX_READ = 1024 * 1024
+"""The most that a kernel asks for in one request, unless its administrator raised fs.fuse.max_pages_limit."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def handler(operation: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Turns whatever goes wrong in `operation` into an errno: EIO, with one line for a user's error, all of it for a bug."""
+
+    @functools.wraps(operation)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await operation(*args, **kwargs)
+        except FUSEError:
+            raise
+        except SynthfsError as error:
+            log.warning("%s", error)
+            raise FUSEError(errno.EIO) from error
+        except Exception as error:
+            log.exception("bug in %s, please report it", operation.__qualname__)
+            raise FUSEError(errno.EIO) from error
+
+    return guarded
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whom files and directories seem to belong to, and the permission bits of a file."""
+
+    owner: int
+    group: int
+    mode: int
+
+    @property
+    def directory_mode(self) -> int:
+        """Who may read a file may also list and enter directories."""
+        return self.mode | (self.mode & 0o444) >> 2
+
+
+@dataclass(slots=True)
+class _Shared:
+    """One reader for everybody who has a file open."""
+
+    reader: Reader
+    users: int = 0
+
+
+class Operations(pyfuse3.Operations):
+    """Serves one tree, read-only."""
+
+    def __init__(self, tree: Tree, access: Access) -> None:
+        super().__init__()
+        self._access = access
+        self._nodes: dict[int, Node] = {}
+        self._children: dict[int, dict[bytes, Node]] = {}
+        self._parents: dict[int, int] = {}
+        self._adopt(tree.root, ROOT_INODE)
+        self._readers: dict[int, _Shared] = {}
+        self._handles: dict[int, tuple[int, Reader]] = {}
+        self._numbers = itertools.count(1)
+        self._buffer = memoryview(bytearray(MAX_READ))
+
+    def _adopt(self, directory: Directory, parent: int) -> None:
+        self._nodes[directory.inode] = directory
+        self._parents[directory.inode] = parent
+        self._children[directory.inode] = {os.fsencode(node.name): node for node in directory.entries}
+        for node in directory.entries:
+            self._nodes[node.inode] = node
+            if isinstance(node, Directory):
+                self._adopt(node, directory.inode)
+
+    @handler
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        if name == b"..":
+            return self._attributes(self._nodes[self._parents[parent_inode]])
+        node = self._nodes[parent_inode] if name == b"." else self._directory(parent_inode).get(name)
+        if node is None:
+            # An answer without an inode is one that the kernel remembers, and Samba asks for much that is not there.
+            nothing = EntryAttributes()
+            nothing.st_ino = InodeT(0)
+            nothing.entry_timeout = FOREVER
+            return nothing
+        return self._attributes(node)
+
+    @handler
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._attributes(self._node(inode))
+
+    @handler
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        self._directory(inode)
+        return FileHandleT(inode)
+
+    @handler
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        entries = self._directory(fh).items()
+        for number, (name, node) in enumerate(itertools.islice(entries, start_id, None), start_id + 1):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(node), number):
+                return
+
+    @handler
+    async def releasedir(self, fh: FileHandleT) -> None:
+        pass
+
+    @handler
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        node = self._node(inode)
+        if isinstance(node, Directory):
+            raise FUSEError(errno.EISDIR)
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
+            raise FUSEError(errno.EROFS)
+        shared = self._readers.get(inode)
+        if shared is None:
+            opened = await trio.to_thread.run_sync(_opened, node)
+            # Somebody else may have opened the file meanwhile: then theirs is the one to share.
+            shared = self._readers.setdefault(inode, _Shared(opened))
+            if shared.reader is not opened:
+                opened.close()
+        shared.users += 1
+        number = next(self._numbers)
+        self._handles[number] = (inode, shared.reader)
+        return FileInfo(fh=FileHandleT(number), keep_cache=True)
+
+    @handler
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        _, reader = self._handles[fh]
+        into = self._buffer[:size] if size <= MAX_READ else memoryview(bytearray(size))
+        count = reader.try_read(off, into)
+        if count is None:
+            into = memoryview(bytearray(size))
+            count = await trio.to_thread.run_sync(reader.read, off, into)
+        return into[:count]  # type: ignore[return-value]  # pyfuse3 takes any buffer; its stub says bytes
+
+    @handler
+    async def release(self, fh: FileHandleT) -> None:
+        inode, reader = self._handles.pop(fh)
+        shared = self._readers[inode]
+        shared.users -= 1
+        if not shared.users:
+            del self._readers[inode]
+            reader.close()
+
+    @handler
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        result = pyfuse3.StatvfsData()
+        files = [node for node in self._nodes.values() if isinstance(node, File)]
+        result.f_bsize = result.f_frsize = 4096
+        result.f_blocks = sum(-(-file.length // 4096) for file in files)
+        result.f_files = len(self._nodes)
+        result.f_namemax = 255
+        return result
+
+    def rest(self) -> None:
+        """Lets go of files that are open but idle, where holding them would be in UrBackup's way."""
+        for shared in self._readers.values():
+            if shared.reader.rests:
+                shared.reader.rest()
+
+    def close(self) -> None:
+        """Closes every file that is still open, when the mount has ended."""
+        for shared in self._readers.values():
+            shared.reader.close()
+        self._readers.clear()
+        self._handles.clear()
+
+    def _node(self, inode: int) -> Node:
+        try:
+            return self._nodes[inode]
+        except KeyError:
+            raise FUSEError(errno.ESTALE) from None
+
+    def _directory(self, inode: int) -> dict[bytes, Node]:
+        try:
+            return self._children[inode]
+        except KeyError:
+            raise FUSEError(errno.ENOTDIR if inode in self._nodes else errno.ESTALE) from None
+
+    def _attributes(self, node: Node) -> EntryAttributes:
+        result = EntryAttributes()
+        result.st_ino = InodeT(node.inode)
+        result.entry_timeout = result.attr_timeout = FOREVER
+        result.st_uid, result.st_gid = self._access.owner, self._access.group
+        result.st_atime_ns = result.st_mtime_ns = result.st_ctime_ns = node.mtime_ns
+        if isinstance(node, Directory):
+            result.st_mode = pyfuse3.ModeT(stat.S_IFDIR | self._access.directory_mode)
+            result.st_nlink = 2
+        else:
+            result.st_mode = pyfuse3.ModeT(stat.S_IFREG | self._access.mode)
+            result.st_nlink = 1
+            result.st_size = node.length
+            # All of it allocated: no server may take the file for a sparse one, which Windows would not attach.
+            result.st_blocks = -(-node.length // 512)
+        return result
+
+
+def _opened(file: File) -> Reader:
+    reader = Reader(file.extent_map())
+    reader.open()
+    return reader

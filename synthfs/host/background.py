@@ -1,0 +1,71 @@
+"""Puts a server into the background: forks, and returns in the parent only once the server serves, or has failed.
+
+The fork comes before any thread or event loop exists; `serve` runs in the child alone. Units: seconds.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from synthfs.errors import MountError
+
+LIMIT = 30.0
+
+
+def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float = LIMIT) -> int:
+    """Forks a child that runs `serve` and exits with what it returns. Returns the child's id once `is_ready()`.
+
+    Raises MountError, with what the child wrote to stderr, if it ends before that or takes longer than `limit`; then no
+    child is left.
+    """
+    report, child_report = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(report)
+        _become_server(child_report)
+        os._exit(serve())
+    os.close(child_report)
+    try:
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                raise MountError(_last_words(report) or "the mount process ended without saying why")
+            if is_ready():
+                return child
+            time.sleep(0.02)
+        _end(child)
+        raise MountError(f"the mount did not answer within {limit:.0f} seconds; its process was ended")
+    finally:
+        os.close(report)
+
+
+def _become_server(report: int) -> None:
+    """A session of its own, no terminal, and stderr to the parent for as long as that listens."""
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.dup2(report, 2)
+    os.close(report)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # lives as long as the process
+
+
+def _last_words(report: int) -> str:
+    words = b""
+    while part := os.read(report, 65536):
+        words += part
+    return words.decode("utf-8", "replace").strip().removeprefix("synthfs: ")
+
+
+def _end(child: int) -> None:
+    for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        os.kill(child, number)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return
+            time.sleep(0.05)

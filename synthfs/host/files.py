@@ -1,0 +1,171 @@
+"""Backup files: opened read-only, known again by fingerprint, read exactly or not at all.
+
+A file that changed, shrank or vanished is a SourceError, never other bytes and never fewer. Nothing here can write.
+
+Not for: deciding which bytes are wanted (`engines/read`). Units: bytes.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from synthfs.errors import NotFoundError, SourceError
+from synthfs.extents import Source
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A name that leads elsewhere or blocks (symlink, FIFO, device) must neither be followed nor waited for."""
+
+_CHECK_EVERY = 1.0
+"""Seconds for which a fingerprint is believed. A check is one fstat, a tenth of a small read."""
+
+ZFS_MAGIC = 0x2FC12FC1
+
+
+class OpenSource:
+    """A backup file held open. Its descriptor goes on working when the file is deleted underneath."""
+
+    __slots__ = ("_checked", "_nowait", "fd", "source", "used")
+
+    def __init__(self, source: Source) -> None:
+        """Raises SourceError where the file at `source.path` is not there or not the one that `source` describes."""
+        self.source = source
+        self._nowait = True
+        with _reported(source):
+            self.fd = os.open(source.path, _FLAGS)
+        try:
+            found = os.fstat(self.fd)
+            if (found.st_dev, found.st_ino) != (source.device, source.inode):
+                raise SourceError(f"{source.path} was replaced by another file; the backup that was listed is gone")
+            self.check()
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def check(self) -> None:
+        """Raises SourceError if the open file is not what it was: by inode, size and time of modification.
+
+        Not by device, which BTRFS sets to 0 once a subvolume is deleted, and not by ctime, which deletion changes.
+        """
+        with _reported(self.source):
+            found = os.fstat(self.fd)
+        expected = (self.source.inode, self.source.size, self.source.mtime_ns)
+        if (found.st_ino, found.st_size, found.st_mtime_ns) != expected:
+            raise SourceError(f"{self.source.path} was changed while it was in use; nothing more is read from it")
+        self.used = self._checked = time.monotonic()
+
+    def try_read(self, offset: int, into: memoryview) -> bool:
+        """Fills `into` if that takes no waiting. False: it would block, or the file system cannot tell."""
+        if not self._nowait:
+            return False
+        if time.monotonic() - self._checked > _CHECK_EVERY:
+            self.check()
+        try:
+            return os.preadv(self.fd, (into,), offset, os.RWF_NOWAIT) == len(into)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # ZFS cannot; whatever else went wrong, the read that may block meets it again and reports it.
+            self._nowait = error.errno != errno.EOPNOTSUPP
+            return False
+
+    def read(self, offset: int, into: memoryview) -> None:
+        """Fills `into`, however long that takes. Raises SourceError where it cannot be filled."""
+        if time.monotonic() - self._checked > _CHECK_EVERY:
+            self.check()
+        done = 0
+        while done < len(into):
+            with _reported(self.source):
+                count = os.preadv(self.fd, (into[done:],), offset + done)
+            if count == 0:
+                raise SourceError(f"{self.source.path} ends at {offset + done}, before the {self.source.size} bytes it had")
+            done += count
+
+    def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Offset and length of everything in [offset, offset + length) that is no hole."""
+        end = offset + length
+        while offset < end:
+            with _reported(self.source):
+                try:
+                    start = os.lseek(self.fd, offset, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # a hole to the end of the file
+                        return
+                    raise
+                if start >= end:
+                    return
+                offset = min(os.lseek(self.fd, start, os.SEEK_HOLE), end)
+            yield start, offset - start
+
+    @property
+    def on_zfs(self) -> bool:
+        return file_system_magic(self.fd) == ZFS_MAGIC
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+@contextmanager
+def _reported(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SourceError(f"{source.path} is gone: UrBackup has deleted the backup") from error
+    except OSError as error:
+        raise SourceError(f"{source.path} cannot be read: {error.strerror}") from error
+
+
+def open_regular(path: str) -> int:
+    """A descriptor of the regular file at `path`. Raises SourceError for anything else, without touching it."""
+    try:
+        fd = os.open(path, _FLAGS)
+    except OSError as error:
+        what = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened: {error.strerror}"
+        raise SourceError(f"{path} {what}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise SourceError(f"{path} is no regular file")
+    return fd
+
+
+def read_small(path: str, limit: int) -> bytes | None:
+    """All of a small file, None where there is none. Raises SourceError if it is longer than `limit` or unreadable."""
+    if not os.path.lexists(path):
+        return None
+    fd = open_regular(path)
+    try:
+        raw = os.pread(fd, limit + 1, 0)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+    if len(raw) > limit:
+        raise SourceError(f"{path} is longer than {limit} bytes and was not read")
+    return raw
+
+
+def real_directory(path: str) -> str:
+    """The absolute path of a directory with all symbolic links resolved. Raises NotFoundError where there is none."""
+    real = os.path.realpath(path)
+    try:
+        if not stat.S_ISDIR(os.stat(real).st_mode):
+            raise NotFoundError(f"{path} is no directory")
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be opened: {error.strerror}") from error
+    return real
+
+
+class _Statfs(ctypes.Structure):
+    _fields_ = (("f_type", ctypes.c_long), ("rest", ctypes.c_byte * 248))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def file_system_magic(fd: int) -> int:
+    """The number that tells file systems apart (statfs(2)); 0 where the kernel does not say."""
+    result = _Statfs()
+    return int(result.f_type) if _libc.fstatfs(fd, ctypes.byref(result)) == 0 else 0

@@ -1,0 +1,136 @@
+"""The mounts of this program: found in the kernel's table, taken down again, never touched when they are not ours.
+
+Every look at the mount itself goes through `host/probe`; paths are resolved without touching their last component, since
+that may be a mount that no longer answers. Not for: making mounts (`fuse/mount`).
+Source: proc(5), mountinfo.
+"""
+
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from synthfs.errors import MountError
+from synthfs.host import probe
+
+TYPE = "fuse.synthfs"
+_PRINTABLE = "".join(map(chr, range(33, 127))).translate({ord(c): None for c in "%,\\"})
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the mount table. `store` is the absolute path that the mount was given as its source."""
+
+    mountpoint: str
+    store: str
+
+
+def encode_source(store: str) -> str:
+    """A path as a mount source: percent-encoded where libfuse's option parser or the mount table would garble it."""
+    return quote_from_bytes(os.fsencode(store), safe=_PRINTABLE)
+
+
+def resolve(path: str) -> str:
+    """The absolute path of a mountpoint, with all symbolic links resolved but a last one: that is never looked at."""
+    parent, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def table() -> list[Mount]:
+    """Every synthfs mount that this process sees, in the order of mounting."""
+    return [Mount(place, _decode_source(source)) for place, kind, source in _lines() if kind == TYPE]
+
+
+def at(path: str) -> Mount | None:
+    """The synthfs mount whose mountpoint is `path`; None where something else, or nothing, is mounted on top."""
+    here = [(place, kind, source) for place, kind, source in _lines() if place == resolve(path)]
+    if not here or here[-1][1] != TYPE:
+        return None
+    return Mount(here[-1][0], _decode_source(here[-1][2]))
+
+
+def containing(path: str) -> Mount | None:
+    """The synthfs mount that `path` lies in."""
+    absolute = resolve(path)
+    inside = [mount for mount in table() if absolute.startswith(f"{mount.mountpoint}/")]
+    return max(inside, key=lambda mount: len(mount.mountpoint), default=None)
+
+
+def is_dead(mount: Mount) -> bool:
+    """Whether nobody serves the mount any more: it is listed, but does not answer."""
+    return not probe.answers(mount.mountpoint)
+
+
+def detach(mount: Mount) -> None:
+    """Takes a dead mount out of the tree, whoever may still hold it. Raises MountError."""
+    _run_umount(mount.mountpoint, lazy=True)
+
+
+def unmount(mount: Mount, server: int | None, limit: float = 30.0) -> None:
+    """Unmounts and waits until process `server` has ended. Raises MountError, with who holds it where it is busy."""
+    watch = _pidfd(server)
+    try:
+        _run_umount(mount.mountpoint, lazy=False)
+        if watch is not None and not select.select((watch,), (), (), limit)[0]:
+            raise MountError(f"{mount.mountpoint} is unmounted, but process {server} is still finishing after {limit:.0f} s")
+    finally:
+        if watch is not None:
+            os.close(watch)
+
+
+def _pidfd(process: int | None) -> int | None:
+    try:
+        return None if process is None else os.pidfd_open(process)
+    except OSError:
+        return None
+
+
+def _run_umount(mountpoint: str, lazy: bool) -> None:
+    if os.geteuid() == 0:
+        command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), mountpoint]
+    else:
+        helper = shutil.which("fusermount3")
+        if helper is None:
+            raise MountError("fusermount3 is not installed; it comes with the package fuse3")
+        command = [helper, "-u", *(["-z"] if lazy else []), mountpoint]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if result.returncode == 0:
+        return
+    users = ", ".join(_users(mountpoint))
+    if users:
+        raise MountError(f"{mountpoint} is in use by {users}; end these and try again, or detach it with umount --lazy")
+    raise MountError(f"{mountpoint} cannot be unmounted: {result.stderr.strip() or 'umount failed'}")
+
+
+def _users(mountpoint: str) -> Iterator[str]:
+    """Processes that have a file or their working directory below `mountpoint`, as far as this user may see."""
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            links = [f"/proc/{process}/cwd", *(f"/proc/{process}/fd/{fd}" for fd in os.listdir(f"/proc/{process}/fd"))]
+            if any(f"{os.readlink(link)}/".startswith(f"{mountpoint}/") for link in links):
+                with open(f"/proc/{process}/comm") as comm:
+                    yield f"{comm.read().strip()} ({process})"
+        except OSError:
+            continue
+
+
+def _lines() -> Iterator[tuple[str, str, str]]:
+    """Mountpoint, type and source of each mount."""
+    with open("/proc/self/mountinfo", "rb") as mountinfo:
+        for line in mountinfo:
+            before, _, after = line.partition(b" - ")
+            kind, source, *_ = after.split(b" ")
+            yield os.fsdecode(_unescape(before.split(b" ")[4])), kind.decode(), os.fsdecode(_unescape(source))
+
+
+def _unescape(field: bytes) -> bytes:
+    """Undoes the octal escapes that the kernel writes for space, tab, newline and backslash."""
+    head, *rest = field.split(b"\\")
+    return head + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in rest)
+
+
+def _decode_source(source: str) -> str:
+    return os.fsdecode(unquote_to_bytes(os.fsencode(source)))

@@ -1,0 +1,36 @@
+"""Surveys a store: gathers its facts and UrBackup's, and plans all its disks. The one place where both wings meet.
+
+Not for: anything of its own. It asks `urbackup/` what is, hands that to `plan/`, and returns what should be.
+"""
+
+from synthfs.errors import FormatError
+from synthfs.model import DatabaseFacts, Note
+from synthfs.plan.catalog import Catalog, plan
+from synthfs.urbackup import database, storage
+
+
+def survey(root: str, named_database: str | None = None) -> Catalog:
+    """The catalog of the store at `root`.
+
+    `named_database` is a database to go by instead of those in the usual places. Raises NotFoundError where the store or
+    the named database is not there, FormatError where the named database is none.
+    """
+    paths, notes = database.find(root, named_database)
+    store = storage.scan(root)
+    facts: DatabaseFacts | None = None
+    for path in paths:
+        try:
+            found = database.read(path)
+        except FormatError as error:
+            if named_database:
+                raise
+            notes.append(Note(str(error), warning=True))
+            continue
+        if not found.clients.isdisjoint(storage.OWN_DIRECTORIES):
+            store = storage.scan(root, found.clients)
+        if not store.images or storage.holds_any(store.root, found.rows):
+            facts = found
+            break
+        notes.append(Note(f"{path} is about another server's backups (no image of this store is in it) and was ignored", True))
+    return plan(store, facts, tuple(notes))
+

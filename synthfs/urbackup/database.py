@@ -1,0 +1,118 @@
+"""Reads UrBackup's database without leaving a trace: which images are complete, and which were taken together.
+
+A server that runs keeps `backup_server.db` in WAL mode, with `-wal` and `-shm` beside it. It is opened through SQLite,
+read-only, for short statements. SQLite would make a `-shm` where there is none, and without one most rows may be in the
+`-wal` alone: so a database that no process holds open (the nightly copy in the store, the disk of a dead server, a
+read-only mount) is copied with its `-wal` to a private directory and read there. `immutable` would not see the `-wal`.
+
+Not for: judging images (`plan/complete`).
+Source: UrBackup's `server_tables.sql` and `dllmain.cpp` (db_version 66 to 68; the tables are the same).
+"""
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import quote
+
+from synthfs.errors import FormatError, NotFoundError
+from synthfs.model import DatabaseFacts, ImageRow, Note
+
+FILE_NAME = "backup_server.db"
+USUAL_PLACES = ("/var/urbackup", "/usr/local/var/urbackup", "/var/lib/urbackup/urbackup")
+
+_SHM_DMS_BYTE = 128
+"""The byte of the `-shm` file on which every connection holds a shared lock (SQLite's os_unix.c, UNIX_SHM_DMS)."""
+
+_IMAGES = "SELECT id, backuptime, path, complete, delete_pending FROM backup_images"
+_ASSOCIATIONS = "SELECT img_id, assoc_id FROM assoc_images"
+_CLIENTS = "SELECT name FROM clients"
+
+
+def find(store: str, named: str | None) -> tuple[list[str], list[Note]]:
+    """Database files to ask about `store`, best first: the one that was `named`, or those in the usual places.
+
+    Raises NotFoundError where the named one is not there.
+    """
+    if named is not None:
+        path = os.path.join(named, FILE_NAME) if os.path.isdir(named) else named
+        if not os.path.isfile(path):
+            raise NotFoundError(f"{named}: there is no UrBackup database here ({FILE_NAME})")
+        return [path], []
+    places = (*USUAL_PLACES, f"{store}/urbackup")
+    found = [path for place in places if os.path.isfile(path := f"{place}/{FILE_NAME}")]
+    readable = [path for path in found if os.access(path, os.R_OK)]
+    notes = [Note(f"{path} cannot be read as this user and was not asked", True) for path in found if path not in readable]
+    return readable, notes
+
+
+def read(path: str) -> DatabaseFacts:
+    """All image rows of the database at `path`. Raises FormatError where it is no readable UrBackup database."""
+    try:
+        with _opened(path) as connection:
+            clients = frozenset(str(name) for (name,) in connection.execute(_CLIENTS))
+            associations = connection.execute(_ASSOCIATIONS).fetchall()
+            images = connection.execute(_IMAGES).fetchall()
+    except (sqlite3.Error, OSError) as error:
+        raise FormatError(f"{path} cannot be read as UrBackup's database: {error}") from error
+    names = {number: _name_in_store(str(image_path)) for number, _, image_path, _, _ in images}
+    associated: defaultdict[int, list[str]] = defaultdict(list)
+    for number, other in associations:
+        if other in names:
+            associated[number].append(names[other])
+    rows = (
+        ImageRow(names[number], _seconds(time), complete == 1, pending == 1, tuple(associated[number]))
+        for number, time, _, complete, pending in images
+    )
+    return DatabaseFacts(path, clients, {row.name: row for row in rows})
+
+
+def _name_in_store(path: str) -> str:
+    """`<client>/<dir>/<file>` of an absolute path, which may be that of another mount; `<client>/<file>` in old stores."""
+    *_, client, directory, file = ("", "", *path.split("/"))
+    return f"{client}/{directory}/{file}" if "_Image_" in directory else f"{directory}/{file}"
+
+
+def _seconds(time: object) -> int:
+    """UrBackup's UTC text as seconds since 1970; 0 for anything that is none."""
+    try:
+        return int(datetime.fromisoformat(str(time)).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[sqlite3.Connection]:
+    if _in_use(path):
+        uri = f"file:{quote(os.path.abspath(path))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+            yield connection
+        return
+    with TemporaryDirectory(prefix="synthfs-database-") as private:
+        copy = Path(private) / FILE_NAME
+        shutil.copyfile(path, copy)
+        if os.path.isfile(f"{path}-wal"):
+            shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+        with closing(sqlite3.connect(copy)) as connection:
+            yield connection
+
+
+def _in_use(path: str) -> bool:
+    """Whether a process has the database open: it then holds a lock on a known byte of the `-shm` file."""
+    try:
+        fd = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _SHM_DMS_BYTE, 1, 0)
+        (answer, *_) = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, question))
+    finally:
+        os.close(fd)
+    return bool(answer != fcntl.F_UNLCK)
