@@ -33,7 +33,7 @@ class Seal(Enum):
 class ImageFacts:
     """One `.raw` file with all that was read around it.
 
-    `head` is the first 2 KiB of the file (the wrapper), `boot` the first 4 KiB of the volume; both may be shorter.
+    `head` is the beginning of the file (the wrapper) without the zeroes that end it, `boot` the first 4 KiB of the volume.
     `mbr` is the whole `.mbr` sidecar, None where there is none or where `mbr_problem` says why it was not taken.
     `finished` is UrBackup's `.sync` marker. `stamp` is `YYMMDD-HHMM` in the server's local time.
     """

@@ -15,9 +15,9 @@ from synthfs.errors import NotFoundError
 from synthfs.host import mounts
 from synthfs.model import Note
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.disk import Disk
+from synthfs.plan.disk import Disk, volume_only
 from synthfs.plan.renew import new_identity
-from synthfs.plan.tree import NEW_IDENTITY
+from synthfs.plan.tree import NEW_IDENTITY, File, find, grow
 from synthfs.survey import survey
 
 out = Console(highlight=False)
@@ -29,6 +29,7 @@ Database = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="UrBackup's backup_server.db, where it is not found by itself.", show_default=False),
 ]
+VolumeOnly = Annotated[bool, typer.Option("--volume-only", help="This volume alone, on a generated disk of its own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 
 
@@ -52,10 +53,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True))
 
 
-def find_disk(path: str, database: str | None) -> Disk:
-    """The disk of the image at `path`. Raises NotFoundError, with the reason where the image is there but not offered."""
+def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
+    """The disk of the image at `path`, or its volume `alone` on a disk of its own.
+
+    Raises NotFoundError, with the reason where the image is there but not offered.
+    """
     if mount := mounts.containing(path):
-        return _in_mount(mounts.resolve(path).removeprefix(f"{mount.mountpoint}/"), mount, database)
+        disk = _in_mount(mounts.resolve(path).removeprefix(f"{mount.mountpoint}/"), mount, database)
+        return volume_only(disk.image) if alone else disk
     absolute = os.path.abspath(path)
     if not os.path.lexists(absolute):
         raise NotFoundError(f"{path} does not exist")
@@ -69,7 +74,10 @@ def find_disk(path: str, database: str | None) -> Disk:
     catalog = survey(store, database)
     for disk in catalog.disks:
         if disk.image.name == name:
-            return disk
+            return volume_only(disk.image) if alone else disk
+    for part in catalog.parts:
+        if part.image.name == name and alone:
+            return volume_only(part.image)
     raise NotFoundError(_why_not(catalog, name))
 
 
@@ -77,7 +85,7 @@ def _why_not(catalog: Catalog, name: str) -> str:
     """One line on why there is no disk for the image `name`."""
     for part in catalog.parts:
         if part.image.name == name:
-            return f"{name} is a part of other disks (id {part.disk_id}); name the image of C: instead"
+            return f"{name} is a part of other disks (id {part.disk_id}); name the image of C: instead, or use --volume-only"
     for skipped in catalog.skipped:
         if skipped.name == name:
             return f"{name} is not offered: {skipped.reason}"
@@ -85,10 +93,7 @@ def _why_not(catalog: Catalog, name: str) -> str:
 
 
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
-    client, *between, file = path.split("/")
-    renewed = between == [NEW_IDENTITY]
-    if not between or renewed:
-        for disk in survey(mount.store, database).disks:
-            if disk.image.client == client and disk.image.stem == file.rpartition(".")[0]:
-                return new_identity(disk) if renewed else disk
+    node = find(grow(survey(mount.store, database), "", ""), path)
+    if isinstance(node, File) and node.disk:
+        return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
     raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}")

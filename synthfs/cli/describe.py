@@ -13,6 +13,7 @@ from synthfs.model import Note, Skipped
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import wrap
 from synthfs.plan.disk import Content, Disk
+from synthfs.plan.names import windows_name
 
 Facts = dict[str, Any]
 
@@ -65,7 +66,7 @@ def _containers(disk: Disk) -> list[Facts]:
         container = wrap(disk)
     except UnsupportedError:
         return []
-    return [{"format": "vhd", "file": disk.image.stem + container.suffix, "length": container.length}]
+    return [{"format": "vhd", "file": windows_name(disk.image.stem) + container.suffix, "length": container.length}]
 
 
 def _partition_facts(content: Content) -> Facts:

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Image, Json, err, find_disk, print_json, say
+from synthfs.cli.common import Database, Image, Json, VolumeOnly, err, find_disk, print_json, say
 from synthfs.engines.materialize import Prepared, Reflink, prepare
 from synthfs.errors import TargetError
 from synthfs.plan.container import wrap
 from synthfs.plan.disk import Disk
+from synthfs.plan.names import windows_name
 from synthfs.plan.recipe import Totals
 from synthfs.plan.renew import new_identity as renewed_disk
 from synthfs.units import human
@@ -32,6 +33,7 @@ def materialize(
     new_identity: Annotated[
         bool, typer.Option("--new-identity", help="Other disk and partition ids, to attach it beside the original.")
     ] = False,
+    alone: VolumeOnly = False,
     mode: Annotated[
         Reflink,
         typer.Option("--reflink", help="always: share the data or fail; auto: copy what cannot be shared; never: copy all."),
@@ -47,10 +49,12 @@ def materialize(
     there to stay when UrBackup deletes the backup.
     """
     began = time.monotonic()
-    disk = find_disk(image, database)
-    disk, suffix = (renewed_disk(disk), ".new-identity") if new_identity else (disk, "")
+    disk = find_disk(image, database, alone)
+    suffix = ".volume" if alone else ""
+    if new_identity:
+        disk, suffix = renewed_disk(disk), f"{suffix}.new-identity"
     container = wrap(disk)
-    directory, name = _target(output, disk.image.stem + suffix + container.suffix)
+    directory, name = _target(output, windows_name(disk.image.stem) + suffix + container.suffix)
     _check_place(directory, disk)
     if os.path.lexists(f"{directory}/{name}") and not force:
         raise TargetError(f"{directory}/{name} exists already; --force replaces it, -o names another place")

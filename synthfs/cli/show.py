@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from synthfs.cli.common import Database, Image, Json, find_disk, out, print_json, printable
+from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, out, print_json, printable
 from synthfs.cli.describe import Facts, disk_facts, extent_facts
 from synthfs.plan.container import wrap
 from synthfs.units import human
@@ -18,11 +18,12 @@ _NARROWEST = 5
 def show(
     image: Image,
     extents: Annotated[bool, typer.Option("--extents", help="Also every extent of the virtual file.")] = False,
+    alone: VolumeOnly = False,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
     """Show the layout of the disk that IMAGE belongs to."""
-    disk = find_disk(image, database)
+    disk = find_disk(image, database, alone)
     facts = disk_facts(disk)
     if extents:
         facts["extents"] = extent_facts(wrap(disk).extent_map())

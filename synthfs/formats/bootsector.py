@@ -20,6 +20,7 @@ Sources: Microsoft's FAT32 specification 1.03 and exFAT specification 1.00; the 
 
 import struct
 from dataclasses import dataclass
+from uuid import UUID
 
 _BPB = struct.Struct("<H")
 _HIDDEN_AND_TOTAL = struct.Struct("<II")
@@ -82,3 +83,9 @@ def file_system(raw: bytes) -> str | None:
         if raw[offset : offset + len(magic)] == magic:
             return name
     return None
+
+
+def uuid(raw: bytes) -> UUID | None:
+    """The UUID of an ext or XFS file system, from the first 4 KiB; None for others, whose ids are shorter."""
+    at = {"ext": 1024 + 104, "XFS": 32}.get(file_system(raw) or "")
+    return UUID(bytes=raw[at : at + 16]) if at is not None and len(raw) >= at + 16 else None

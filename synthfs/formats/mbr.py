@@ -22,6 +22,7 @@ from synthfs.errors import FormatError
 SIZE = 512
 PROTECTIVE = 0xEE
 EXTENDED = frozenset((0x05, 0x0F, 0x85))
+LDM, LVM = 0x42, 0x8E
 
 _RECORD = struct.Struct("<440sI2s64s2s")
 _ENTRY = struct.Struct("<B3sB3sII")

@@ -14,11 +14,10 @@ Not for: single disks (`plan/disk`), completeness (`plan/complete`). Times in se
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from synthfs.errors import FormatError
 from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Note, Skipped, StoreFacts
-from synthfs.plan.complete import Judge
+from synthfs.plan.complete import Judge, clock
 from synthfs.plan.disk import Disk, Planner, Volume, assemble
 
 
@@ -62,7 +61,7 @@ def plan(store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, .
             continue
         if verdict.note:
             volume = replace(volume, notes=(*volume.notes, verdict.note))
-        volumes.append(_Dated(volume, judge.row(image), _clock(image.stamp)))
+        volumes.append(_Dated(volume, judge.row(image), clock(image.stamp)))
     shelf = _Shelf(volumes)
     disks, parts = [], []
     for dated in volumes:
@@ -100,13 +99,6 @@ class _Dated:
         if self.row and other.row:
             return other.row.backuptime - self.row.backuptime
         return other.clock - self.clock
-
-
-def _clock(stamp: str) -> int:
-    try:
-        return int(datetime.strptime(stamp, "%y%m%d-%H%M").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        return 0
 
 
 class _Shelf:

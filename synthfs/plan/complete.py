@@ -15,6 +15,7 @@ Not for: reading either (`urbackup/`), disks (`plan/disk`).
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Note, Seal
 
@@ -33,8 +34,9 @@ class Judge:
 
     def __init__(self, database: DatabaseFacts | None) -> None:
         self._database = database
-        stamps = (stamp_of(name) for name in database.rows) if database else ()
-        self._newest = max(stamps, default="")
+        rows = database.rows.values() if database else ()
+        self._newest_stamp = max((stamp_of(row.name) for row in rows), default="")
+        self._newest_time = max((row.backuptime for row in rows), default=0)
 
     def row(self, image: ImageFacts) -> ImageRow | None:
         return self._database.rows.get(image.name) if self._database else None
@@ -42,10 +44,20 @@ class Judge:
     def verdict(self, image: ImageFacts) -> Verdict:
         if row := self.row(image):
             return _by_row(row)
-        # A stamp has minutes, and an image gets its row some seconds after its directory: an equal one may be newer.
-        if self._database and image.stamp < self._newest:
+        if self._database and not self._is_newer(image):
             return Verdict(False, "not in UrBackup's database: deleted or never finished")
         return _by_files(image)
+
+    def _is_newer(self, image: ImageFacts) -> bool:
+        """Whether the image may have been made after the database's newest row.
+
+        A stamp has minutes, and an image gets its row some seconds after its directory: an equal one may be newer. In the
+        hour after daylight saving time ends, local stamps run a second time; there the file's own time, in UTC, decides.
+        """
+        if image.stamp >= self._newest_stamp:
+            return True
+        again = clock(self._newest_stamp) - clock(image.stamp) <= 3600
+        return again and image.raw.mtime_ns // 10**9 > self._newest_time
 
 
 def _by_row(row: ImageRow) -> Verdict:
@@ -63,6 +75,14 @@ def _by_files(image: ImageFacts) -> Verdict:
         note = Note("finished, unconfirmed: its directory is not sealed (read-only or @ro) as UrBackup leaves it", warning=True)
         return Verdict(True, note=note)
     return Verdict(True)
+
+
+def clock(stamp: str) -> int:
+    """Seconds of a stamp on the server's own clock: good for differences only, since its time zone is not known."""
+    try:
+        return int(datetime.strptime(stamp, "%y%m%d-%H%M").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
 
 
 def stamp_of(name: str) -> str:

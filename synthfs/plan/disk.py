@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from synthfs import identity
-from synthfs.errors import FormatError
+from synthfs.errors import FormatError, UnsupportedError
 from synthfs.extents import Bytes, Extent, ExtentMap, FileRange
 from synthfs.formats import bootsector, gpt
 from synthfs.model import VOLUME_OFFSET, ImageFacts, Note
@@ -53,6 +53,10 @@ class Volume:
         """The key of another partition of this volume's disk."""
         return replace(self, partition=partition).key or ()
 
+    @property
+    def whole_disk(self) -> bool:
+        return self.offset == 0
+
     def extents(self) -> Iterator[tuple[int, Extent]]:
         """What the volume puts on the disk, at offsets of the disk.
 
@@ -60,6 +64,8 @@ class Volume:
         look for it there.
         """
         yield self.partition.start, FileRange(self.image.raw, self.offset, self.length)
+        if self.whole_disk:
+            return
         boot = bootsector.parse(self.image.boot)
         if boot and boot.file_system == "NTFS" and self.length <= boot.length <= self.partition.length - boot.sector_size:
             yield self.partition.start + boot.length, Bytes(self.image.boot[: boot.sector_size])
@@ -120,6 +126,8 @@ class Planner:
             return lone_volume(image, length, "the backup has no .mbr file, so its disk is not known")
         try:
             sidecar = mbrfile.parse(image.mbr)
+            if sidecar.version == mbrfile.WHOLE_DISK:
+                return _whole_disk(image)
             layout = self._layout(sidecar)
         except FormatError as error:
             return lone_volume(image, length, f"{image.name}.mbr is not usable: {error}")
@@ -142,13 +150,30 @@ class Planner:
         return found
 
 
-def lone_volume(image: ImageFacts, length: int, why: str) -> Volume:
+def volume_only(image: ImageFacts) -> Disk:
+    """The volume of `image` alone, on a generated disk. Raises UnsupportedError for an image of a whole disk."""
+    volume = Planner().volume(image)
+    if volume.whole_disk:
+        raise UnsupportedError(f"{image.name} holds a whole disk, from which no volume can be taken alone")
+    return assemble(lone_volume(image, volume.length, "it was asked for", warning=False), {})
+
+
+def _whole_disk(image: ImageFacts) -> Volume:
+    """An image of a virtual machine's disk: it has its tables inside, and no wrapper around it."""
+    length, sector_size = rawfile.whole_disk(image.raw.size, image.head)
+    layout = layouts.as_imaged(length, sector_size)
+    return Volume(image, layout, layout.partitions[0], length, offset=0)
+
+
+def lone_volume(image: ImageFacts, length: int, why: str, warning: bool = True) -> Volume:
     """The image as the only partition of a generated disk; `why` is the reason that its user gets to read."""
     boot = bootsector.parse(image.boot)
-    room = max(length, boot.length + boot.sector_size) if boot and boot.file_system == "NTFS" else length
+    # An NTFS image that ends where NTFS says it ends lacks the sector of the backup boot sector.
+    short = boot is not None and boot.file_system == "NTFS" and boot.length == length
+    room = length + boot.sector_size if boot and short else length
     seed = [identity.guid(identity.digest("lone-volume", image.name, part)) for part in ("disk", "partition")]
     layout = layouts.generated(room, _type_of(image), image.letter, *seed)
-    note = Note(f"shown as a disk of its own with this volume alone: {why}", warning=True)
+    note = Note(f"shown as a disk of its own with this volume alone: {why}", warning)
     return Volume(image, layout, layout.partitions[0], length, (note,))
 
 
@@ -176,8 +201,8 @@ def _notes(contents: Sequence[Content]) -> Iterator[Note]:
         partition = content.partition
         if not content.volume:
             what = f"partition {partition.number} ({partition.label or partition.type})"
-            if not partition.holds_volume:
-                yield Note(f"{what} is zero: UrBackup does not save the logical drives' tables", warning=True)
+            if partition.container:
+                yield Note(f"{what} is zero: it is {partition.container}, which UrBackup does not save", warning=True)
             else:
                 yield Note(f"{what} is zero: it was not imaged")
         elif abs(content.age) > FAR:

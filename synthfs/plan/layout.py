@@ -32,7 +32,8 @@ MIN_GENERATED = 256 * MiB
 class Partition:
     """A used entry of the table: [start, start + length) of the disk. `number` is its slot, counted from 1.
 
-    `holds_volume` is false for an extended partition, which is a container. `guid` is None on MBR disks.
+    `guid` is None on MBR disks. `container` says what the partition is if it is no place for a volume: volumes lie
+    somewhere inside it, and UrBackup does not save where.
     """
 
     number: int
@@ -41,11 +42,23 @@ class Partition:
     type: str
     label: str
     guid: UUID | None
-    holds_volume: bool = True
+    container: str | None = None
 
     @property
     def end(self) -> int:
         return self.start + self.length
+
+
+EXTENDED = "an extended partition"
+_MBR_CONTAINERS = dict.fromkeys(mbr.EXTENDED, EXTENDED) | {
+    mbr.LVM: "an LVM physical volume",
+    mbr.LDM: "a part of a dynamic disk",
+}
+_GPT_CONTAINERS = {
+    gpt.LINUX_LVM: "an LVM physical volume",
+    gpt.LDM_METADATA: "the catalogue of a dynamic disk",
+    gpt.LDM_DATA: "a part of a dynamic disk",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +77,12 @@ class Layout:
     `disk_id` is what groups images of one disk: GPT disk GUID or MBR signature, None where that is zero.
     """
 
-    scheme: Literal["GPT", "MBR"]
+    scheme: Literal["GPT", "MBR", "as imaged"]
     disk_id: str | None
     sector_size: int
     length: int
     partitions: tuple[Partition, ...]
-    record: mbr.MasterBootRecord
+    record: mbr.MasterBootRecord | None
     gpt: Gpt | None = None
     extra: tuple[int, bytes] | None = None
     notes: tuple[Note, ...] = ()
@@ -77,7 +90,7 @@ class Layout:
     @property
     def tables(self) -> list[tuple[str, int, bytes]]:
         """Every table with its name and offset."""
-        found = [("boot record", 0, self.record.pack())]
+        found = [("boot record", 0, self.record.pack())] if self.record else []
         if self.gpt:
             entries = gpt.pack_entries(self.gpt.entries)
             for which, header in (("GPT", self.gpt.primary), ("backup GPT", self.gpt.backup)):
@@ -110,7 +123,7 @@ def _captured_mbr(sidecar: MbrFile) -> Layout:
             "extended" if entry.extended else f"type {entry.type:02x}",
             "",
             None,
-            not entry.extended,
+            _MBR_CONTAINERS.get(entry.type),
         )
         for number, entry in enumerate(record.entries, 1)
         if entry.used
@@ -150,6 +163,7 @@ def _captured_gpt(sidecar: MbrFile) -> Layout:
             gpt.TYPE_NAMES.get(entry.type, str(entry.type)),
             entry.name,
             entry.guid,
+            _GPT_CONTAINERS.get(entry.type),
         )
         for number, entry in enumerate(table.entries, 1)
         if entry.used
@@ -219,6 +233,11 @@ def generated(volume_length: int, kind: UUID, label: str, disk_guid: UUID, parti
     return _checked(
         Layout("GPT", str(disk_guid), 512, length, (partition,), mbr.protective(length // 512), table)
     )
+
+
+def as_imaged(length: int, sector_size: int) -> Layout:
+    """A disk that was imaged as a whole, tables and all: its one "partition" is the disk."""
+    return Layout("as imaged", None, sector_size, length, (Partition(1, 0, length, "whole disk", "", None),), None)
 
 
 def with_gpt(layout: Layout, disk_guid: UUID, entries: tuple[gpt.Entry, ...]) -> Layout:

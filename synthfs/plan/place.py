@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from synthfs.formats import bootsector
 from synthfs.model import Note
-from synthfs.plan.layout import Layout, Partition
+from synthfs.plan.layout import EXTENDED, Layout, Partition
 from synthfs.urbackup.mbrfile import WHOLE_DISK_NUMBER, MbrFile
 
 
@@ -32,10 +32,14 @@ def locate(
     """
     if sidecar.partition_number == WHOLE_DISK_NUMBER:
         return Nowhere("the image holds a whole disk or a device without a partition number")
+    if "ynamic volume" in sidecar.error:
+        return Nowhere("it is a dynamic volume, and UrBackup does not save where those lie")
     named = _numbered(layout, sidecar)
-    if named and not named.holds_volume:
-        return Nowhere(f"partition {named.number} is an extended partition, whose inner tables UrBackup does not save")
-    fitting = [p for p in layout.partitions if p.holds_volume and volume_length <= p.length]
+    if named and named.container:
+        return Nowhere(f"partition {named.number} is {named.container}, and UrBackup does not save what lies where inside it")
+    if named and _is_another(sidecar, boot):
+        return Nowhere(f"partition {named.number} holds something else (its id is {sidecar.serial_number}), as with LVM")
+    fitting = [p for p in layout.partitions if not p.container and volume_length <= p.length]
     told = _told_by_boot_sector(layout, fitting, boot)
     if named in fitting and (not told or named in told):
         return named, ()
@@ -58,8 +62,17 @@ def _numbered(layout: Layout, sidecar: MbrFile) -> Partition | None:
     number = sidecar.partition_number
     if sidecar.from_linux:
         return next((p for p in layout.partitions if p.number == number), None)
-    volumes = [p for p in layout.partitions if p.holds_volume]
+    volumes = [p for p in layout.partitions if p.container != EXTENDED]
     return volumes[number - 1] if 0 < number <= len(volumes) else None
+
+
+def _is_another(sidecar: MbrFile, boot: bytes) -> bool:
+    """Whether the volume is no partition's, although the sidecar names one.
+
+    For a logical volume a Linux client names the partition of the physical volume below, with the id found there.
+    """
+    uuid = bootsector.uuid(boot)
+    return sidecar.from_linux and uuid is not None and sidecar.serial_number.lower() not in ("", str(uuid))
 
 
 def _told_by_boot_sector(layout: Layout, fitting: Sequence[Partition], boot: bytes) -> list[Partition]:

@@ -5,6 +5,7 @@ Not for: administrators; they have the documentation. Lines end in CR LF, since 
 
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.disk import Disk
+from synthfs.plan.names import windows_name
 
 _TEXT = """\
 Backups as disks
@@ -40,4 +41,4 @@ def readme(catalog: Catalog) -> str:
 
 
 def _windows_path(disk: Disk) -> str:
-    return f"{disk.image.client}\\{disk.image.stem}.vhd"
+    return f"{windows_name(disk.image.client)}\\{windows_name(disk.image.stem)}.vhd"

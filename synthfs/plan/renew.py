@@ -13,6 +13,7 @@ no-drive-letter attributes, so that Windows does not offer to format them. Nothi
 from dataclasses import replace
 
 from synthfs import identity
+from synthfs.errors import UnsupportedError
 from synthfs.formats import gpt
 from synthfs.plan.disk import Disk
 from synthfs.plan.layout import Layout, with_gpt
@@ -20,8 +21,15 @@ from synthfs.plan.layout import Layout, with_gpt
 PURPOSE = "new-identity"
 
 
+def can_renew(disk: Disk) -> bool:
+    """Whether the identifiers are ours to change: in an image of a whole disk they are part of the image."""
+    return disk.layout.record is not None
+
+
 def new_identity(disk: Disk) -> Disk:
-    """`disk` with identifiers of its own, and an edition of its own."""
+    """`disk` with identifiers of its own, and an edition of its own. Raises UnsupportedError where it cannot have any."""
+    if not can_renew(disk):
+        raise UnsupportedError(f"{disk.image.name} holds a whole disk with its own tables, which cannot get another identity")
     layout = _renewed_gpt(disk) if disk.layout.gpt else disk.layout
     if layout.record and (layout.record.signature or not layout.gpt):
         signature = identity.signature(_seed(disk, "signature", layout.record.signature))

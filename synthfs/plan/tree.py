@@ -22,6 +22,7 @@ from synthfs.plan import renew
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import wrap
 from synthfs.plan.disk import Disk
+from synthfs.plan.names import windows_names
 
 ROOT_INODE = 1
 NEW_IDENTITY = "new-identity"
@@ -32,13 +33,17 @@ STATUS = "status.json"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of `length` bytes. `extent_map` makes its map; it costs more than a look-up, so it is made at open."""
+    """A file of `length` bytes. `extent_map` makes its map; it costs more than a look-up, so it is made at open.
+
+    `disk` is the disk that it shows, None for texts; below `new-identity` it is the original one.
+    """
 
     name: str
     inode: int
     length: int
     mtime_ns: int
     extent_map: Callable[[], ExtentMap] = field(repr=False)
+    disk: Disk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,8 @@ def grow(catalog: Catalog, readme: str, status: str) -> Tree:
             skipped.append(Skipped(disk.image.client, disk.image.name, str(error)))
         else:
             by_client.setdefault(disk.image.client, []).append(disk)
-    clients = [_client(name, disks) for name, disks in by_client.items()]
+    names = windows_names({client: client for client in by_client}, taken=(STATUS_DIRECTORY, README))
+    clients = [_client(names[client], disks) for client, disks in by_client.items()]
     newest = max((client.mtime_ns for client in clients), default=0)
     status_directory = _directory(STATUS_DIRECTORY, [_text(STATUS, status, newest)], newest, STATUS_DIRECTORY)
     entries: tuple[Node, ...] = (*clients, status_directory, _text(README, readme, newest))
@@ -82,27 +88,29 @@ def grow(catalog: Catalog, readme: str, status: str) -> Tree:
 
 def _client(name: str, disks: list[Disk]) -> Directory:
     newest = max(disk.image.raw.mtime_ns for disk in disks)
-    renewed = _directory(NEW_IDENTITY, (_renewed(disk) for disk in disks), newest, f"{name}/{NEW_IDENTITY}")
-    return _directory(name, [*(_plain(disk) for disk in disks), renewed], newest, name)
+    stems = windows_names({disk.image.name: disk.image.stem for disk in disks}, taken=(NEW_IDENTITY,))
+    plain = [_plain(stems[disk.image.name], disk) for disk in disks]
+    renewed = (_renewed(stems[disk.image.name], disk) for disk in disks if renew.can_renew(disk))
+    return _directory(name, [*plain, _directory(NEW_IDENTITY, renewed, newest, f"{name}/{NEW_IDENTITY}")], newest, name)
 
 
 def _directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> Directory:
     return Directory(name, identity.inode(identity.digest("directory", path)), mtime_ns, tuple(entries))
 
 
-def _plain(disk: Disk) -> File:
-    return _file(disk, disk.edition, lambda: wrap(disk).extent_map())
+def _plain(stem: str, disk: Disk) -> File:
+    return _file(stem, disk, disk.edition, lambda: wrap(disk).extent_map())
 
 
-def _renewed(disk: Disk) -> File:
-    return _file(disk, renew.edition(disk), lambda: wrap(renew.new_identity(disk)).extent_map())
+def _renewed(stem: str, disk: Disk) -> File:
+    return _file(stem, disk, renew.edition(disk), lambda: wrap(renew.new_identity(disk)).extent_map())
 
 
-def _file(disk: Disk, edition: bytes, extent_map: Callable[[], ExtentMap]) -> File:
+def _file(stem: str, disk: Disk, edition: bytes, extent_map: Callable[[], ExtentMap]) -> File:
     container = wrap(disk)
-    name = disk.image.stem + container.suffix
+    name = stem + container.suffix
     inode = identity.inode(identity.digest("file", name, edition))
-    return File(name, inode, container.length, disk.image.raw.mtime_ns, extent_map)
+    return File(name, inode, container.length, disk.image.raw.mtime_ns, extent_map, disk)
 
 
 def _text(name: str, text: str, mtime_ns: int) -> File:
@@ -110,6 +118,16 @@ def _text(name: str, text: str, mtime_ns: int) -> File:
     return File(
         name, identity.inode(identity.digest("text", name, data)), len(data), mtime_ns, lambda: ExtentMap([Bytes(data)])
     )
+
+
+def find(tree: Tree, path: str) -> Node | None:
+    """The node at `path`, which is relative to the root."""
+    node: Node | None = tree.root
+    for name in path.split("/"):
+        if not isinstance(node, Directory):
+            return None
+        node = next((entry for entry in node.entries if entry.name == name), None)
+    return node
 
 
 def walk(directory: Directory, path: str = "") -> Iterator[tuple[str, Node]]:

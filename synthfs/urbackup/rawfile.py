@@ -21,7 +21,7 @@ _SECTORS_AT = 446 + 12
 
 
 def volume_length(size: int, head: bytes) -> int:
-    """Bytes of the volume in a `.raw` file of `size` bytes that begins with `head` (2 KiB).
+    """Bytes of the volume in a `.raw` file of `size` bytes that begins with `head`, whose last zeroes may be cut off.
 
     Raises FormatError for a file that holds no volume, or whose wrapper contradicts its length.
     """
@@ -29,7 +29,7 @@ def volume_length(size: int, head: bytes) -> int:
     if rest <= 0:
         raise FormatError(f".raw has only {size} bytes; a volume begins at {VOLUME_OFFSET}")
     if head[_GPT_AT : _GPT_AT + 8] == b"EFI PART":
-        first, end = struct.unpack_from("<QQ", head, _ENTRY_AT + 32)
+        first, end = struct.unpack_from("<QQ", head.ljust(_ENTRY_AT + 48, b"\0"), _ENTRY_AT + 32)
         length = (end - first) * 512
         if not 0 < length <= rest:
             raise FormatError(f".raw says that its volume has {length} bytes, but has room for {rest}")
@@ -40,6 +40,21 @@ def volume_length(size: int, head: bytes) -> int:
         if length + VOLUME_OFFSET <= size and _enlarged(length) == size:
             return int(length)
     return align_down(rest, 512)
+
+
+def whole_disk(size: int, head: bytes) -> tuple[int, int]:
+    """Length and logical sector size of the disk in a `.raw` file that was imaged as a whole (version 100).
+
+    It begins at offset 0, without a wrapper, and 512 KiB of slack follow it. Raises FormatError where nothing is left.
+    """
+    for sector_size in (512, 4096):
+        if head[sector_size : sector_size + 8] == b"EFI PART":
+            (other,) = struct.unpack_from("<Q", head.ljust(2 * sector_size, b"\0"), sector_size + 32)
+            if (other + 1) * sector_size <= size:
+                return int(other + 1) * sector_size, sector_size
+    if size <= VOLUME_OFFSET:
+        raise FormatError(f".raw has only {size} bytes; a disk and {VOLUME_OFFSET} bytes of slack were expected")
+    return align_down(size - VOLUME_OFFSET, 512), 512
 
 
 def _enlarged(length: int) -> int:

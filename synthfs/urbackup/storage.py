@@ -27,7 +27,7 @@ OWN_DIRECTORIES = frozenset(("clients", "urbackup", "urbackup_tmp_files", "user_
 
 _DIRECTORY = re.compile(r"(\d{6}-\d{4})_Image_(.+)", re.DOTALL)
 _FILE = re.compile(r"Image_(.+)_(\d{6}-\d{4})\.raw", re.DOTALL)
-_HEAD = 2048
+_HEAD = 8192
 _BOOT = 4096
 
 
@@ -55,11 +55,11 @@ def holds_any(root: str, names: Iterable[str]) -> bool:
 
 
 class _Finder:
-    """Walks a store and collects what it finds. Equal `.mbr` contents are kept once: most backups repeat them."""
+    """Walks a store and collects what it finds. Equal contents are kept once: most backups repeat their last one."""
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._sidecars: dict[bytes, bytes] = {}
+        self._known: dict[bytes, bytes] = {}
         self.images: list[ImageFacts] = []
         self.skipped: list[Skipped] = []
 
@@ -97,15 +97,18 @@ class _Finder:
             return
         sidecar, problem = self._sidecar(f"{path}.mbr")
         finished = os.path.lexists(f"{path}.sync")
-        facts = ImageFacts(client, letter, stamp, raw, sidecar, problem, head, boot, finished, seal)
-        self.images.append(facts)
+        head, boot = self._once(head.rstrip(b"\0")), self._once(boot)
+        self.images.append(ImageFacts(client, letter, stamp, raw, sidecar, problem, head, boot, finished, seal))
 
     def _sidecar(self, path: str) -> tuple[bytes | None, str | None]:
         try:
             content = files.read_small(path, MAX_SIDECAR)
         except SourceError as error:
             return None, str(error)
-        return (None if content is None else self._sidecars.setdefault(content, content)), None
+        return (None if content is None else self._once(content)), None
+
+    def _once(self, content: bytes) -> bytes:
+        return self._known.setdefault(content, content)
 
     def _skip(self, client: str, name: str, reason: str) -> None:
         self.skipped.append(Skipped(client, name, reason))
