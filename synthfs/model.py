@@ -9,7 +9,7 @@ from file names may hold surrogate escapes (`os.fsdecode`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from synthfs.extents import Source
 
@@ -65,6 +65,16 @@ class ImageFacts:
         return self.letter in ("SYSVOL", "ESP")
 
 
+class Kind(StrEnum):
+    """Why something is not offered, in a word: for counting."""
+
+    INCOMPLETE = "incomplete"
+    FORGOTTEN = "not in the database"
+    UNREADABLE = "unreadable"
+    UNUSABLE = "unusable"
+    UNSUPPORTED = "unsupported"
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """Something in the store that is no usable image, and why, in one line that a person can act on."""
@@ -72,6 +82,7 @@ class Skipped:
     client: str
     name: str
     reason: str
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)

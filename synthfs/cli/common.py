@@ -93,7 +93,7 @@ def _why_not(catalog: Catalog, name: str) -> str:
 
 
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
-    node = find(grow(survey(mount.store, database), "", ""), path)
+    node = find(grow(survey(mount.store, database), ""), path)
     if isinstance(node, File) and node.disk:
         return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
     raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}")

@@ -97,7 +97,7 @@ def note_facts(note: Note) -> Facts:
 
 
 def skipped_facts(skipped: Skipped) -> Facts:
-    return {"client": skipped.client, "name": skipped.name, "reason": skipped.reason}
+    return {"client": skipped.client, "name": skipped.name, "reason": skipped.reason, "kind": skipped.kind}
 
 
 def extent_facts(extents: ExtentMap) -> list[Facts]:

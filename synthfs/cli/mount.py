@@ -13,13 +13,14 @@ from typing import Annotated
 
 import typer
 
-from synthfs import __version__
 from synthfs.cli.common import Database, Store, say, say_notes
 from synthfs.errors import MountError, SynthfsError
 from synthfs.host import background, files, mounts, probe
-from synthfs.plan.readme import readme
-from synthfs.plan.tree import README, STATUS, STATUS_DIRECTORY, Tree, grow, walk
+from synthfs.plan.catalog import Catalog
+from synthfs.plan.tree import README, STATUS, STATUS_DIRECTORY, Tree
 from synthfs.survey import survey
+
+log = logging.getLogger(__name__)
 
 
 class LogLevel(StrEnum):
@@ -40,6 +41,7 @@ def mount(
     owner: Annotated[str | None, typer.Option(metavar="USER", help="Whom the files belong to.", show_default=False)] = None,
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="Which group they belong to.", show_default=False)] = None,
     mode: Annotated[str, typer.Option(metavar="OCTAL", help="Their permission bits.")] = "0440",
+    refresh: Annotated[float, typer.Option(metavar="SECONDS", help="How often to look for new backups.", min=0)] = 60.0,
     log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.WARNING,
     log_file: Annotated[str | None, typer.Option(metavar="FILE", help="Log there.", show_default=False)] = None,
     database: Database = None,
@@ -51,6 +53,8 @@ def mount(
     """
     root, place = files.real_directory(store), mounts.resolve(mountpoint)
     _prepare_mountpoint(root, place)
+    # The daemon works in the root directory.
+    database, log_file = (path and os.path.abspath(path) for path in (database, log_file))
     catalog = survey(root, database)
     say_notes(catalog.notes)
     owner_id = _user(owner) if owner else catalog.store.owner if allow_other else os.geteuid()
@@ -59,16 +63,13 @@ def mount(
 
     def serve() -> int:
         # Here and not above: trio must not be imported before the fork.
+        from synthfs.fuse.mount import Settings
         from synthfs.fuse.mount import serve as serve_fuse
         from synthfs.fuse.operations import Access
 
         _log(log_level, log_file, daemon)
-        status = {"version": __version__, "pid": os.getpid(), "store": root, "database": catalog.database}
-        tree = grow(catalog, readme(catalog), json.dumps(status, indent=2) + "\n")
-        for skipped in (*catalog.skipped, *tree.skipped):
-            logging.getLogger(__name__).info("not offered: %s: %s", skipped.name, skipped.reason)
-        greeting = (lambda: None) if daemon else (lambda: _greet(tree, root, place))
-        serve_fuse(tree, root, place, Access(owner_id, group_id, bits), allow_other, greeting)
+        settings = Settings(place, Access(owner_id, group_id, bits), allow_other, refresh)
+        serve_fuse(catalog, lambda: survey(root, database), settings, lambda tree: _greet(tree, catalog, place, daemon))
         return 0
 
     if not daemon:
@@ -90,7 +91,7 @@ def _reported(serve: Callable[[], int]) -> int:
         print(f"synthfs: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except BaseException:
-        logging.getLogger(__name__).exception("bug in the mount process, please report it")
+        log.exception("bug in the mount process, please report it")
         return 70
 
 
@@ -151,9 +152,12 @@ def _log(level: LogLevel, file: str | None, daemon: bool) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def _greet(tree: Tree, root: str, place: str) -> None:
-    disks = [path for path, _ in walk(tree.root) if path.count("/") == 1 and path.endswith(".vhd")]
-    say(f"{len(disks)} disks of {root} are at {place}. Ctrl-C, or `synthfs umount {place}`, ends the mount.")
+def _greet(tree: Tree, catalog: Catalog, place: str, daemon: bool) -> None:
+    for skipped in (*catalog.skipped, *tree.skipped):
+        log.info("not offered: %s: %s", skipped.name, skipped.reason)
+    if not daemon:
+        disks = len(catalog.disks) - len(tree.skipped)
+        say(f"{disks} disks of {catalog.store.root} are at {place}. Ctrl-C, or `synthfs umount {place}`, ends the mount.")
 
 
 def umount(mountpoint: Mountpoint) -> None:

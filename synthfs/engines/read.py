@@ -62,6 +62,10 @@ class Reader:
         """Whether any of its files is one to be closed while idle."""
         return bool(self._restless)
 
+    def bytes_held(self) -> int:
+        """The length of its open files that were deleted meanwhile: they take space for as long as they are open."""
+        return sum(file.source.size for file in list(self._files.values()) if file.deleted)
+
     def rest(self, idle: float = IDLE) -> None:
         """Closes files that may rest and were not read for `idle` seconds, unless a read is under way."""
         with self._lock:

@@ -1,25 +1,33 @@
-"""Mounts a tree and serves it until it is unmounted or told to end.
+"""Mounts the disks of a store and serves them until the mount is ended, by others or by a signal.
 
 One exit stack owns the mount's life: things die in reverse order of birth, however the end comes.
 
-    Operations ── FUSE session ── event loop: pyfuse3's workers, the signal watch, the housekeeping
+    Operations ── FUSE session ── event loop: pyfuse3's workers, the signal watch, the refresh, the housekeeping
 
 Not for: what is shown (`plan/tree`), what an operation does (`fuse/operations`).
 """
 
+import json
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 
 import pyfuse3
 import trio
 
+from synthfs import __version__
 from synthfs.errors import MountError
+from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
+from synthfs.fuse.refresh import Refresher, count
 from synthfs.host.mounts import encode_source
-from synthfs.plan.tree import Tree
+from synthfs.plan.catalog import Catalog
+from synthfs.plan.readme import readme
+from synthfs.plan.tree import METRICS, STATUS, Live, Tree, grow
 
 log = logging.getLogger(__name__)
 
@@ -27,53 +35,100 @@ _HOUSEKEEPING = 2.0
 """Seconds between looks for files to let go of; a fraction of what counts as idle."""
 
 
-def serve(
-    tree: Tree,
-    store: str,
-    mountpoint: str,
-    access: Access,
-    allow_other: bool,
-    mounted: Callable[[], None] = lambda: None,
-) -> None:
-    """Mounts `tree` at `mountpoint` and returns when it is unmounted, by others or on SIGINT or SIGTERM.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to mount. `interval` is the time between scans of the store, in seconds; 0 scans on SIGHUP only."""
 
-    `mounted` is called once the mount stands. Raises MountError where it cannot be made.
+    mountpoint: str
+    access: Access
+    allow_other: bool = False
+    interval: float = 60.0
+
+
+def serve(
+    catalog: Catalog, survey: Callable[[], Catalog], settings: Settings, mounted: Callable[[Tree], None] = lambda tree: None
+) -> None:
+    """Mounts what `catalog` offers, later what `survey` finds, and returns when the mount has ended.
+
+    SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once the mount stands. Raises MountError where it
+    cannot be made.
     """
-    options = {"ro", "nosuid", "nodev", "default_permissions", f"fsname={encode_source(store)}", "subtype=synthfs"}
-    if allow_other:
-        options.add("allow_other")
+    _allow_many_open_files()
     with ExitStack() as stack:
-        operations = Operations(tree, access)
+        metrics = Metrics()
+        live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
+
+        def grown(catalog: Catalog) -> Tree:
+            return grow(catalog, readme(catalog), live)
+
+        tree = grown(catalog)
+        count(metrics, catalog, tree)
+        operations = Operations(tree, settings.access, metrics)
         stack.callback(operations.close)
         try:
-            pyfuse3.init(operations, mountpoint, options)
+            pyfuse3.init(operations, settings.mountpoint, _options(catalog.store.root, settings))
         except RuntimeError as error:
-            raise MountError(f"{mountpoint} cannot be mounted: {_why(allow_other) or error}") from error
+            raise MountError(f"{settings.mountpoint} cannot be mounted: {_why(settings.allow_other) or error}") from error
         stack.callback(pyfuse3.close, unmount=True)
-        trio.run(_main, operations, mounted)
+        refresher = Refresher(operations, survey, grown, metrics, settings.interval)
+        trio.run(_main, operations, refresher, lambda: mounted(tree))
 
 
-async def _main(operations: Operations, mounted: Callable[[], None]) -> None:
+def _options(store: str, settings: Settings) -> set[str]:
+    options = {"ro", "nosuid", "nodev", "default_permissions", f"fsname={encode_source(store)}", "subtype=synthfs"}
+    return options | {"allow_other"} if settings.allow_other else options
+
+
+async def _main(operations: Operations, refresher: Refresher, mounted: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(_end_on_signal)
+        await nursery.start(_obey_signals, refresher)
+        nursery.start_soon(refresher.run)
         nursery.start_soon(_keep_house, operations)
         mounted()
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
 
 
-async def _end_on_signal(task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def _obey_signals(refresher: Refresher, task_status: trio.TaskStatus[None]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
-            log.info("ending on %s", signal.Signals(number).name)
-            pyfuse3.terminate()
+            if number == signal.SIGHUP:
+                refresher.request()
+            else:
+                log.info("ending on %s", signal.Signals(number).name)
+                pyfuse3.terminate()
 
 
 async def _keep_house(operations: Operations) -> None:
     while True:
         await trio.sleep(_HOUSEKEEPING)
         operations.rest()
+
+
+def _status(operations: Operations, catalog: Catalog, settings: Settings) -> str:
+    """`status.json`: which process serves what, and how it fares."""
+    status = {
+        "version": __version__,
+        "pid": os.getpid(),
+        "store": catalog.store.root,
+        "database": catalog.database,
+        "mountpoint": settings.mountpoint,
+        "open_handles": operations.open_handles,
+        "deleted_bytes_held": operations.bytes_held,
+        **asdict(operations.metrics),
+    }
+    return json.dumps(status, indent=2) + "\n"
+
+
+def _metrics(operations: Operations) -> str:
+    return operations.metrics.text(operations.open_handles, operations.bytes_held)
+
+
+def _allow_many_open_files() -> None:
+    """Every open disk holds its images open; the usual soft limit of 1024 is for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _why(allow_other: bool) -> str | None:

@@ -9,7 +9,7 @@ Laws, each of which has bitten somebody:
     5. No getxattr, listxattr or flush here: the kernel then learns ENOSYS once and never asks again. Samba asks a lot.
     6. What a stat shows never changes while the inode lives.
 
-Threading: everything runs on trio's event loop, except `Reader.open`, `Reader.read` and `Reader.close`.
+Threading: everything runs on trio's event loop, except `Reader.open` and `Reader.read`.
 """
 
 import errno
@@ -18,9 +18,10 @@ import itertools
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
@@ -28,7 +29,9 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 
 from synthfs.engines.read import Reader
 from synthfs.errors import SynthfsError
-from synthfs.plan.tree import ROOT_INODE, Directory, File, Node, Tree
+from synthfs.fuse.inodes import Inodes
+from synthfs.fuse.metrics import Metrics
+from synthfs.plan.tree import Directory, File, Live, Node, Tree
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +45,23 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def handler(operation: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+def handler(
+    operation: Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]:
     """Turns whatever goes wrong in `operation` into an errno: EIO, with one line for a user's error, all of it for a bug."""
 
     @functools.wraps(operation)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+    async def guarded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return await operation(*args, **kwargs)
+            return await operation(self, *args, **kwargs)
         except FUSEError:
             raise
         except SynthfsError as error:
-            log.warning("%s", error)
+            self.report(error)
             raise FUSEError(errno.EIO) from error
         except Exception as error:
+            self.metrics.errors += 1
+            self.metrics.bugs += 1
             log.exception("bug in %s, please report it", operation.__qualname__)
             raise FUSEError(errno.EIO) from error
 
@@ -84,41 +91,39 @@ class _Shared:
 
 
 class Operations(pyfuse3.Operations):
-    """Serves one tree, read-only."""
+    """Serves a tree, read-only, and after `replace` another one."""
 
-    def __init__(self, tree: Tree, access: Access) -> None:
+    def __init__(self, tree: Tree, access: Access, metrics: Metrics) -> None:
         super().__init__()
+        self.metrics = metrics
         self._access = access
-        self._nodes: dict[int, Node] = {}
-        self._children: dict[int, dict[bytes, Node]] = {}
-        self._parents: dict[int, int] = {}
-        self._adopt(tree.root, ROOT_INODE)
+        self._inodes = Inodes(tree)
         self._readers: dict[int, _Shared] = {}
         self._handles: dict[int, tuple[int, Reader]] = {}
+        self._listings: dict[int, list[tuple[bytes, Node]]] = {}
         self._numbers = itertools.count(1)
         self._buffer = memoryview(bytearray(MAX_READ))
-
-    def _adopt(self, directory: Directory, parent: int) -> None:
-        self._nodes[directory.inode] = directory
-        self._parents[directory.inode] = parent
-        self._children[directory.inode] = {os.fsencode(node.name): node for node in directory.entries}
-        for node in directory.entries:
-            self._nodes[node.inode] = node
-            if isinstance(node, Directory):
-                self._adopt(node, directory.inode)
+        self._reported: set[str] = set()
 
     @handler
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        if name == b".":
+            return self._told(self._node(parent_inode))
         if name == b"..":
-            return self._attributes(self._nodes[self._parents[parent_inode]])
-        node = self._nodes[parent_inode] if name == b"." else self._directory(parent_inode).get(name)
+            return self._told(self._node(self._inodes.parent(parent_inode)))
+        node = self._directory(parent_inode).get(name)
         if node is None:
             # An answer without an inode is one that the kernel remembers, and Samba asks for much that is not there.
             nothing = EntryAttributes()
             nothing.st_ino = InodeT(0)
             nothing.entry_timeout = FOREVER
             return nothing
-        return self._attributes(node)
+        return self._told(node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        # No @handler: nobody waits for an answer, so that not even a FUSEError may leave.
+        for inode, count in inode_list:
+            self._inodes.forget(inode, count)
 
     @handler
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -126,19 +131,23 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        self._directory(inode)
-        return FileHandleT(inode)
+        number = next(self._numbers)
+        self._listings[number] = list(self._directory(inode).items())
+        return FileHandleT(number)
 
     @handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        entries = self._directory(fh).items()
-        for number, (name, node) in enumerate(itertools.islice(entries, start_id, None), start_id + 1):
-            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(node), number):
+        listing = self._listings[fh]
+        for number in range(start_id, len(listing)):
+            name, node = listing[number]
+            shown = self._rendered(node)
+            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(shown), number + 1):
                 return
+            self._inodes.remember(shown)
 
     @handler
     async def releasedir(self, fh: FileHandleT) -> None:
-        pass
+        del self._listings[fh]
 
     @handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -161,12 +170,14 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        began = time.perf_counter()
         _, reader = self._handles[fh]
         into = self._buffer[:size] if size <= MAX_READ else memoryview(bytearray(size))
         count = reader.try_read(off, into)
         if count is None:
             into = memoryview(bytearray(size))
             count = await trio.to_thread.run_sync(reader.read, off, into)
+        self.metrics.count_read(count, time.perf_counter() - began)
         return into[:count]  # type: ignore[return-value]  # pyfuse3 takes any buffer; its stub says bytes
 
     @handler
@@ -181,12 +192,36 @@ class Operations(pyfuse3.Operations):
     @handler
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         result = pyfuse3.StatvfsData()
-        files = [node for node in self._nodes.values() if isinstance(node, File)]
         result.f_bsize = result.f_frsize = 4096
-        result.f_blocks = sum(-(-file.length // 4096) for file in files)
-        result.f_files = len(self._nodes)
+        result.f_blocks = self._inodes.blocks
+        result.f_files = len(self._inodes)
         result.f_namemax = 255
         return result
+
+    @property
+    def tree(self) -> Tree:
+        return self._inodes.tree
+
+    def replace(self, tree: Tree) -> None:
+        """Shows `tree` from now on. Open files go on being what they were."""
+        self._inodes.replace(tree)
+
+    @property
+    def open_handles(self) -> int:
+        return len(self._handles)
+
+    @property
+    def bytes_held(self) -> int:
+        """The length of deleted backup files that open handles keep readable."""
+        return sum(shared.reader.bytes_held() for shared in self._readers.values())
+
+    def report(self, error: SynthfsError) -> None:
+        """Counts an error and logs it, the first time: a client that meets it will try again and again."""
+        self.metrics.errors += 1
+        level = logging.DEBUG if str(error) in self._reported else logging.WARNING
+        log.log(level, "%s", error)
+        if len(self._reported) < 1000:
+            self._reported.add(str(error))
 
     def rest(self) -> None:
         """Lets go of files that are open but idle, where holding them would be in UrBackup's way."""
@@ -201,19 +236,30 @@ class Operations(pyfuse3.Operations):
         self._readers.clear()
         self._handles.clear()
 
-    def _node(self, inode: int) -> Node:
-        try:
-            return self._nodes[inode]
-        except KeyError:
-            raise FUSEError(errno.ESTALE) from None
+    def _node(self, inode: int) -> File | Directory:
+        if node := self._inodes.node(inode):
+            return node
+        raise FUSEError(errno.ESTALE)
 
-    def _directory(self, inode: int) -> dict[bytes, Node]:
-        try:
-            return self._children[inode]
-        except KeyError:
-            raise FUSEError(errno.ENOTDIR if inode in self._nodes else errno.ESTALE) from None
+    def _directory(self, inode: int) -> Mapping[bytes, Node]:
+        children = self._inodes.children(inode)
+        if children is None:
+            raise FUSEError(errno.ENOTDIR)
+        return children
 
-    def _attributes(self, node: Node) -> EntryAttributes:
+    def _rendered(self, node: Node) -> File | Directory:
+        return node.rendered(self._inodes.tree.root.mtime_ns) if isinstance(node, Live) else node
+
+    def _told(self, node: Node) -> EntryAttributes:
+        """The attributes of a node that the kernel is told of, and will forget one day."""
+        shown = self._rendered(node)
+        self._inodes.remember(shown)
+        result = self._attributes(shown)
+        if shown is not node:
+            result.entry_timeout = result.attr_timeout = 0
+        return result
+
+    def _attributes(self, node: File | Directory) -> EntryAttributes:
         result = EntryAttributes()
         result.st_ino = InodeT(node.inode)
         result.entry_timeout = result.attr_timeout = FOREVER

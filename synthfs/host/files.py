@@ -101,6 +101,12 @@ class OpenSource:
             yield start, offset - start
 
     @property
+    def deleted(self) -> bool:
+        """Whether the file has no name any more; BTRFS says so of a deleted subvolume by device 0."""
+        found = os.fstat(self.fd)
+        return found.st_nlink == 0 or found.st_dev == 0
+
+    @property
     def on_zfs(self) -> bool:
         return file_system_magic(self.fd) == ZFS_MAGIC
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from synthfs.errors import FormatError
-from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Note, Skipped, StoreFacts
+from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Kind, Note, Skipped, StoreFacts
 from synthfs.plan.complete import Judge, clock
 from synthfs.plan.disk import Disk, Planner, Volume, assemble
 
@@ -52,12 +52,12 @@ def plan(store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, .
     for image in store.images:
         verdict = judge.verdict(image)
         if not verdict.offered:
-            skipped.append(Skipped(image.client, image.name, verdict.reason))
+            skipped.append(Skipped(image.client, image.name, verdict.reason, verdict.kind))
             continue
         try:
             volume = planner.volume(image)
         except FormatError as error:
-            skipped.append(Skipped(image.client, image.name, str(error)))
+            skipped.append(Skipped(image.client, image.name, str(error), Kind.UNUSABLE))
             continue
         if verdict.note:
             volume = replace(volume, notes=(*volume.notes, verdict.note))

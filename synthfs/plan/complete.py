@@ -17,15 +17,16 @@ Not for: reading either (`urbackup/`), disks (`plan/disk`).
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Note, Seal
+from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Kind, Note, Seal
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an image is offered. `note` goes with one that is, `reason` with one that is not."""
+    """Whether an image is offered. `note` goes with one that is, `reason` and `kind` with one that is not."""
 
     offered: bool
     reason: str = ""
+    kind: Kind = Kind.INCOMPLETE
     note: Note | None = None
 
 
@@ -45,7 +46,7 @@ class Judge:
         if row := self.row(image):
             return _by_row(row)
         if self._database and not self._is_newer(image):
-            return Verdict(False, "not in UrBackup's database: deleted or never finished")
+            return Verdict(False, "not in UrBackup's database: deleted or never finished", Kind.FORGOTTEN)
         return _by_files(image)
 
     def _is_newer(self, image: ImageFacts) -> bool:

@@ -1,7 +1,7 @@
 """The tree that the mount shows: names, inodes and sizes of every file, before anything is opened.
 
     README.txt                                how to attach, for the person who found the share
-    .synthfs/status.json                      which process serves what
+    .synthfs/status.json, metrics             what this mount serves, for programs; written anew at every look
     <client>/Image_C_260301-0201.vhd          the disk as it was: to restore, clone, boot
     <client>/new-identity/…                   the same disks with other identifiers: to attach beside the original
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from synthfs import identity
 from synthfs.errors import UnsupportedError
 from synthfs.extents import Bytes, ExtentMap
-from synthfs.model import Skipped
+from synthfs.model import Kind, Skipped
 from synthfs.plan import renew
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import wrap
@@ -29,6 +29,7 @@ NEW_IDENTITY = "new-identity"
 README = "README.txt"
 STATUS_DIRECTORY = ".synthfs"
 STATUS = "status.json"
+METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,18 @@ class Directory:
     entries: tuple["Node", ...]
 
 
-Node = File | Directory
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A text that is made anew at each look-up. What was made then is a `File` of its own: see `rendered`."""
+
+    name: str
+    text: Callable[[], str] = field(repr=False)
+
+    def rendered(self, mtime_ns: int) -> File:
+        return text_file(self.name, self.text(), mtime_ns)
+
+
+Node = File | Directory | Live
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +79,22 @@ class Tree:
     skipped: tuple[Skipped, ...]
 
 
-def grow(catalog: Catalog, readme: str, status: str) -> Tree:
-    """The tree of all disks of `catalog`; `readme` and `status` are the texts of the two files of those names."""
+def grow(catalog: Catalog, readme: str, live: Iterable[Live] = ()) -> Tree:
+    """The tree of all disks of `catalog`. `readme` is the text of README.txt, `live` are the files of `.synthfs`."""
     skipped: list[Skipped] = []
     by_client: dict[str, list[Disk]] = {}
     for disk in catalog.disks:
         try:
             wrap(disk)
         except UnsupportedError as error:
-            skipped.append(Skipped(disk.image.client, disk.image.name, str(error)))
+            skipped.append(Skipped(disk.image.client, disk.image.name, str(error), Kind.UNSUPPORTED))
         else:
             by_client.setdefault(disk.image.client, []).append(disk)
     names = windows_names({client: client for client in by_client}, taken=(STATUS_DIRECTORY, README))
     clients = [_client(names[client], disks) for client, disks in by_client.items()]
     newest = max((client.mtime_ns for client in clients), default=0)
-    status_directory = _directory(STATUS_DIRECTORY, [_text(STATUS, status, newest)], newest, STATUS_DIRECTORY)
-    entries: tuple[Node, ...] = (*clients, status_directory, _text(README, readme, newest))
+    status_directory = _directory(STATUS_DIRECTORY, live, newest, STATUS_DIRECTORY)
+    entries: tuple[Node, ...] = (*clients, status_directory, text_file(README, readme, newest))
     return Tree(Directory("", ROOT_INODE, newest, entries), tuple(skipped))
 
 
@@ -113,11 +125,29 @@ def _file(stem: str, disk: Disk, edition: bytes, extent_map: Callable[[], Extent
     return File(name, inode, container.length, disk.image.raw.mtime_ns, extent_map, disk)
 
 
-def _text(name: str, text: str, mtime_ns: int) -> File:
+def text_file(name: str, text: str, mtime_ns: int) -> File:
+    """A file that holds `text`, under an inode of that text."""
     data = text.encode("utf-8", "surrogateescape")
     return File(
         name, identity.inode(identity.digest("text", name, data)), len(data), mtime_ns, lambda: ExtentMap([Bytes(data)])
     )
+
+
+def changes(old: Tree, new: Tree) -> list[tuple[int, str]]:
+    """Every name that leads elsewhere in `new` than in `old`, or is in one of them alone, with its directory's inode."""
+    before, after = (_by_place(tree.root) for tree in (old, new))
+    return [place for place in before.keys() | after.keys() if before.get(place) != after.get(place)]
+
+
+def _by_place(directory: Directory) -> dict[tuple[int, str], int]:
+    """The inode behind each (directory's inode, name)."""
+    found: dict[tuple[int, str], int] = {}
+    for node in directory.entries:
+        if not isinstance(node, Live):
+            found[directory.inode, node.name] = node.inode
+        if isinstance(node, Directory):
+            found |= _by_place(node)
+    return found
 
 
 def find(tree: Tree, path: str) -> Node | None:

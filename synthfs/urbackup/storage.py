@@ -20,7 +20,7 @@ from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import Source
 from synthfs.host import files
 from synthfs.host.seal import seal_of
-from synthfs.model import MAX_SIDECAR, VOLUME_OFFSET, ImageFacts, Seal, Skipped, StoreFacts
+from synthfs.model import MAX_SIDECAR, VOLUME_OFFSET, ImageFacts, Kind, Seal, Skipped, StoreFacts
 
 OWN_DIRECTORIES = frozenset(("clients", "urbackup", "urbackup_tmp_files", "user_views"))
 """Directories that UrBackup keeps beside those of its clients."""
@@ -79,7 +79,7 @@ class _Finder:
             self._image(client, name, letter, stamp, seal_of(f"{self._root}/{client}/{directory}"))
         elif found:
             reason = f"holds {found[0]}, not an image of its own name: a backup that is just starting"
-            self._skip(client, f"{client}/{directory}", reason)
+            self._skip(client, f"{client}/{directory}", reason, Kind.INCOMPLETE)
 
     def _entries(self, client: str, name: str) -> Iterator[os.DirEntry[str]]:
         try:
@@ -110,8 +110,8 @@ class _Finder:
     def _once(self, content: bytes) -> bytes:
         return self._known.setdefault(content, content)
 
-    def _skip(self, client: str, name: str, reason: str) -> None:
-        self.skipped.append(Skipped(client, name, reason))
+    def _skip(self, client: str, name: str, reason: str, kind: Kind = Kind.UNREADABLE) -> None:
+        self.skipped.append(Skipped(client, name, reason, kind))
 
 
 def _open_image(name: str, path: str) -> tuple[Source, bytes, bytes]:

@@ -1,0 +1,106 @@
+"""Keeps a mount's tree up to date with its store, while it is served.
+
+    interval or SIGHUP ─► scan and plan, in a thread ─► swap the tree, on the event loop ─► notify the kernel, in a thread
+
+One at a time; a signal during a scan causes one more scan after it. Two laws, both learnt the hard way:
+
+    - The kernel is notified from a worker thread only, under no lock that a handler takes, and not waited for without
+      bound: from the event loop, a notification deadlocks in the kernel against a read of the same inode.
+    - A scan that fails changes nothing: a store that is not there for a moment is no store without backups.
+
+A negative look-up is remembered by the kernel for as long as a positive one, so every name that comes, goes or leads
+elsewhere is notified, and no other.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pyfuse3
+import trio
+
+from synthfs.errors import SynthfsError
+from synthfs.fuse.metrics import Metrics
+from synthfs.fuse.operations import Operations
+from synthfs.plan.catalog import Catalog
+from synthfs.plan.tree import Tree, changes
+
+log = logging.getLogger(__name__)
+
+NOTIFY_LIMIT = 30.0
+
+
+class Refresher:
+    """Scans by `survey`, makes trees by `grow`, and gives them to `operations`."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        survey: Callable[[], Catalog],
+        grow: Callable[[Catalog], Tree],
+        metrics: Metrics,
+        interval: float,
+    ) -> None:
+        """`interval` is in seconds; 0 means that only a signal causes a scan."""
+        self._operations = operations
+        self._survey = survey
+        self._grow = grow
+        self._metrics = metrics
+        self._interval = interval
+        self._wanted = trio.Event()
+
+    def request(self) -> None:
+        """Causes a scan at once, or another one after that which is under way."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        while True:
+            with trio.move_on_after(self._interval or float("inf")):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """One scan, and everything that follows from it."""
+        began = time.monotonic()
+        try:
+            catalog, tree, changed = await trio.to_thread.run_sync(self._look)
+        except SynthfsError as error:
+            self._metrics.failed_refreshes += 1
+            self._operations.report(error)
+            return
+        except Exception:
+            self._metrics.failed_refreshes += 1
+            log.exception("bug in a refresh, please report it")
+            return
+        if changed:
+            self._operations.replace(tree)
+            with trio.move_on_after(NOTIFY_LIMIT):
+                await trio.to_thread.run_sync(_notify, changed, abandon_on_cancel=True)
+        count(self._metrics, catalog, tree)
+        self._metrics.refreshes += 1
+        self._metrics.refresh_seconds = time.monotonic() - began
+
+    def _look(self) -> tuple[Catalog, Tree, list[tuple[int, str]]]:
+        catalog = self._survey()
+        tree = self._grow(catalog)
+        return catalog, tree, changes(self._operations.tree, tree)
+
+
+def count(metrics: Metrics, catalog: Catalog, tree: Tree) -> None:
+    """Notes what the mount shows now, and what it does not."""
+    metrics.disks = len(catalog.disks) - len(tree.skipped)
+    metrics.skipped = dict(Counter(skipped.kind for skipped in (*catalog.skipped, *tree.skipped)))
+
+
+def _notify(changed: Sequence[tuple[int, str]]) -> None:
+    """Makes the kernel forget names, and the times of their directories. That it did not know one of them is normal."""
+    for directory, name in changed:
+        with contextlib.suppress(OSError):
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(directory), pyfuse3.FileNameT(os.fsencode(name)))
+    for directory in {directory for directory, _ in changed}:
+        with contextlib.suppress(OSError):
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(directory), attr_only=True)
