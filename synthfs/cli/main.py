@@ -6,15 +6,20 @@ not understood; 70 a bug, with a traceback; 130 interrupted.
 
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from synthfs import __version__
+from synthfs.cli import config
+from synthfs.cli import doctor as doctor_verb
 from synthfs.cli import list as list_verb
 from synthfs.cli import materialize as materialize_verb
 from synthfs.cli import mount as mount_verb
+from synthfs.cli import share as share_verb
 from synthfs.cli import show as show_verb
+from synthfs.cli import status as status_verb
 from synthfs.cli.common import say
 from synthfs.errors import SynthfsError
 
@@ -23,6 +28,9 @@ app.command("list")(list_verb.list_disks)
 app.command("show")(show_verb.show)
 app.command("mount")(mount_verb.mount)
 app.command("umount")(mount_verb.umount)
+app.command("status")(status_verb.status)
+app.command("share")(share_verb.share)
+app.command("doctor")(doctor_verb.doctor)
 app.command("materialize")(materialize_verb.materialize)
 
 BUG = 70
@@ -36,14 +44,26 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def synthfs(
+    context: typer.Context,
+    settings: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help=f"Instead of {config.USUAL_PLACE}.", show_default=False)
+    ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """UrBackup's RAW image backups as whole disks that Windows can attach."""
+    context.default_map = config.load(settings)
 
 
 def main() -> None:
+    run(lambda: sys.argv[1:])
+
+
+def run(arguments: Callable[[], list[str] | None]) -> None:
+    """Runs the command line that `arguments` gives, if any, and ends the process with the right code."""
     try:
-        app()
+        words = arguments()
+        if words is not None:
+            app(words)
     except SynthfsError as error:
         say(f"synthfs: {error}")
         sys.exit(error.exit_code)

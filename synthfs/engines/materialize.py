@@ -126,6 +126,21 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
         yield Prepared(extents, steps, directory, why, files, draft)
 
 
+def can_share_into(directory: str, source: Source) -> None:
+    """Tries whether a file in `directory` could share data with `source`; nothing is left of the trial.
+
+    Raises ShareError where it cannot, SourceError or TargetError where one of the two cannot be opened.
+    """
+    file = OpenSource(source)
+    try:
+        with Draft(directory) as draft:
+            _, why = _try_sharing({source: file}, draft.fd, Reflink.AUTO)
+    finally:
+        file.close()
+    if why:
+        raise ShareError(why[source])
+
+
 def _try_sharing(
     files: dict[Source, OpenSource], target: int, mode: Reflink
 ) -> tuple[dict[Source, int | None], dict[Source, str]]:

@@ -24,7 +24,7 @@ from synthfs.errors import MountError
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
 from synthfs.fuse.refresh import Refresher, count
-from synthfs.host.mounts import encode_source
+from synthfs.host.mounts import encode_source, users_may_allow_other
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.readme import readme
 from synthfs.plan.tree import METRICS, STATUS, Live, Tree, grow
@@ -135,14 +135,6 @@ def _why(allow_other: bool) -> str | None:
     """The likely reason for a refused mount, with what to do."""
     if not os.path.exists("/dev/fuse"):
         return "/dev/fuse is missing; load the kernel module with `modprobe fuse` (in a container: pass the device in)"
-    if allow_other and os.geteuid() != 0 and not _users_may_allow_other():
+    if allow_other and os.geteuid() != 0 and not users_may_allow_other():
         return "--allow-other as an ordinary user needs the line `user_allow_other` in /etc/fuse.conf"
     return None
-
-
-def _users_may_allow_other() -> bool:
-    try:
-        with open("/etc/fuse.conf") as configuration:
-            return any(line.strip() == "user_allow_other" for line in configuration)
-    except OSError:
-        return False

@@ -81,6 +81,15 @@ def unmount(mount: Mount, server: int | None, limit: float = 30.0) -> None:
             os.close(watch)
 
 
+def users_may_allow_other() -> bool:
+    """Whether an ordinary user's mount may be opened to others here (fuse.conf)."""
+    try:
+        with open("/etc/fuse.conf") as configuration:
+            return any(line.strip() == "user_allow_other" for line in configuration)
+    except OSError:
+        return False
+
+
 def _pidfd(process: int | None) -> int | None:
     try:
         return None if process is None else os.pidfd_open(process)

@@ -1,0 +1,116 @@
+"""`synthfs doctor`: whether everything that synthfs needs is there, each finding with what to do about it."""
+
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from synthfs import samba
+from synthfs.cli.common import Database, Json, Store, out, print_json
+from synthfs.engines.materialize import can_share_into
+from synthfs.errors import NotFoundError, ShareError, SourceError, TargetError
+from synthfs.host import mounts
+from synthfs.model import Kind
+from synthfs.plan.catalog import Catalog
+from synthfs.samba import Finding
+from synthfs.survey import survey
+from synthfs.units import human
+
+_HOOKS = ("post_full_imagebackup", "post_incr_imagebackup")
+_HOOK_DIRECTORIES = ("/var/urbackup", "/usr/local/var/urbackup")
+_FULL = 0.95
+"""UrBackup starts deleting backups when its storage fills up; its usual limit is 95 %."""
+
+
+def doctor(
+    store: Store,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="DIR", help="Where materialized disks are to go.", show_default=False)
+    ] = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Check everything that mounting, sharing and freezing the disks of STORE needs."""
+    catalog = survey(store, database)
+    findings = [*_fuse(), *_store(catalog), *_freezing(catalog, to), *_space(catalog.store.root), *_samba(), *_hooks()]
+    if as_json:
+        print_json([{"good": finding.good, "text": finding.text} for finding in findings])
+    else:
+        for finding in findings:
+            out.print(f"{'ok' if finding.good else 'problem'}: {finding.text}", markup=False, soft_wrap=True)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def _fuse() -> Iterator[Finding]:
+    if not os.path.exists("/dev/fuse"):
+        yield Finding(False, "/dev/fuse is missing; load the kernel module with `modprobe fuse`")
+    elif not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        yield Finding(False, "/dev/fuse may not be opened by this user; on most systems its mode is 0666")
+    else:
+        yield Finding(True, "FUSE is there")
+    if os.geteuid() != 0:
+        if shutil.which("fusermount3") is None:
+            yield Finding(False, "fusermount3 is missing, without which only root can mount (apt install fuse3)")
+        if not mounts.users_may_allow_other():
+            yield Finding(False, "/etc/fuse.conf lacks `user_allow_other`, which Samba's access to this user's mount needs")
+
+
+def _store(catalog: Catalog) -> Iterator[Finding]:
+    yield Finding(bool(catalog.disks), f"{len(catalog.disks)} disks can be shown from {catalog.store.root}")
+    unreadable = [skipped for skipped in catalog.skipped if skipped.kind is Kind.UNREADABLE]
+    if unreadable:
+        example = f"{unreadable[0].name}: {unreadable[0].reason}"
+        yield Finding(False, f"{len(unreadable)} cannot be read, such as {example}; run as a member of the store's group")
+    if catalog.database:
+        yield Finding(True, f"UrBackup's database is readable: {catalog.database}")
+    else:
+        yield Finding(False, "no UrBackup database was found, so backups are judged by their files; --database names it")
+    for note in catalog.notes:
+        yield Finding(not note.warning, note.text)
+
+
+def _freezing(catalog: Catalog, to: str | None) -> Iterator[Finding]:
+    if not catalog.disks:
+        return
+    directory = to or catalog.store.root
+    try:
+        can_share_into(directory, max(catalog.disks, key=lambda disk: disk.image.stamp).image.raw)
+        yield Finding(True, f"materialize can share data with files in {directory}")
+    except (ShareError, SourceError, TargetError) as error:
+        yield Finding(False, f"materialize cannot share data with files in {directory}: {error}")
+
+
+def _space(root: str) -> Iterator[Finding]:
+    found = os.statvfs(root)
+    used = 1 - found.f_bavail / max(found.f_blocks, 1)
+    text = f"{root} is {used:.0%} full, {human(found.f_bavail * found.f_frsize)} are free"
+    yield Finding(used < _FULL, text if used < _FULL else f"{text}: UrBackup deletes old backups now, at any time")
+
+
+def _samba() -> Iterator[Finding]:
+    running = mounts.table()
+    try:
+        configuration = samba.active_configuration() if running else ""
+    except NotFoundError as error:
+        yield Finding(False, str(error))
+        return
+    for mount in running:
+        yield from samba.findings(configuration, mount.mountpoint)
+
+
+def _hooks() -> Iterator[Finding]:
+    """A hook that exists but cannot run makes UrBackup fail its backups."""
+    paths = [f"{directory}/{hook}" for directory in _HOOK_DIRECTORIES for hook in _HOOKS]
+    for path in filter(os.path.exists, paths):
+        mode = os.stat(path).st_mode
+        try:
+            user = pwd.getpwnam("urbackup")
+        except KeyError:
+            continue
+        owns = os.stat(path).st_uid == user.pw_uid
+        runs = mode & (0o500 if owns else 0o005) == (0o500 if owns else 0o005)
+        yield Finding(runs, f"{path} is in place" if runs else f"{path} must be readable and executable by user urbackup")

@@ -1,0 +1,151 @@
+"""The share through which Windows attaches the disks: what belongs into smb.conf, and what in it would hurt.
+
+`stanza` writes the share, a reason above each line. `findings` reads a configuration as `testparm -s` prints it, where every
+parameter that is not at its default stands in full. Facts were observed with Samba 4.17 on Linux, none with Windows.
+
+Not for: changing anybody's configuration.
+"""
+
+import configparser
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from synthfs.errors import NotFoundError, UnsupportedError
+
+Section = Mapping[str, str]
+
+_STANZA = """\
+# Disks of UrBackup's images, as shown by synthfs. Include this in smb.conf; `synthfs share --check` looks at the result.
+[{name}]
+    # The directory above the mount: on the mount itself, clients would keep a dead directory when synthfs restarts.
+    path = {parent}
+    # Nothing there can be written to; this also keeps Windows from asking.
+    read only = yes
+    # Backups hold everything; Windows refuses guests anyway.
+    valid users = @{group}
+    # The mount lets this group in, and nobody else.
+    force group = {group}
+    # Permissions of Linux users mean nothing to Windows and confuse Explorer (a "corrupt" recycle bin).
+    nt acl support = no
+    # No stored DOS attributes: a file could never be taken for a sparse one, which Windows does not attach.
+    store dos attributes = no
+    # Saves the server a question for each file.
+    ea support = no
+    # Windows is not to keep offline copies of files of this size.
+    csc policy = disable
+    # Left at their defaults on purpose: oplocks, smb2 leases, durable handles, kernel oplocks, aio read size.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line about a configuration: `good` or not, and what to do."""
+
+    good: bool
+    text: str
+
+
+def stanza(mountpoint: str, group: str, name: str = "backups") -> str:
+    """The share for a mount at `mountpoint` whose files belong to `group`. Raises UnsupportedError at the top directory."""
+    parent = os.path.dirname(mountpoint)
+    if parent == "/":
+        raise UnsupportedError(f"{mountpoint} lies in the top directory, which is nothing to share; mount at /srv/synthfs/disks")
+    return _STANZA.format(name=name, parent=parent, group=group)
+
+
+def active_configuration(named: str | None = None) -> str:
+    """The active configuration as Samba understands it. Raises NotFoundError without Samba, or where it is not valid."""
+    program = shutil.which("testparm")
+    if program is None:
+        raise NotFoundError("testparm is not installed; it comes with Samba (apt install samba)")
+    command = [program, "--suppress-prompt", *([named] if named else [])]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30)
+    if result.returncode:
+        raise NotFoundError(f"testparm does not accept the configuration: {result.stderr.strip().splitlines()[-1:]}")
+    return result.stdout
+
+
+def findings(text: str, mountpoint: str) -> Iterator[Finding]:
+    """Everything in the configuration `text` that matters to disks at `mountpoint`."""
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"), strict=False)
+    parser.read_string(text)
+    common = dict(parser["global"]) if parser.has_section("global") else {}
+    shares = {name: parser[name] for name in parser.sections() if name != "global" and _covers(parser[name], mountpoint)}
+    if not shares:
+        yield Finding(False, f"no share leads to {mountpoint}; `synthfs share {mountpoint}` prints one")
+    if os.path.exists("/sys/class/ksmbd-control"):
+        yield Finding(False, "ksmbd serves SMB here: to it every file is sparse, which Windows does not attach; use Samba")
+    for name, share in shares.items():
+        problems = list(_problems({**common, **share}, mountpoint))
+        yield from (Finding(False, f"[{name}] {problem}") for problem in problems)
+        if not problems:
+            yield Finding(True, f"[{name}] is as it should be")
+
+
+def _covers(share: Section, mountpoint: str) -> bool:
+    path = share.get("path", "").rstrip("/") or "/"
+    return f"{mountpoint}/".startswith(f"{path}/" if path != "/" else "/") and "path" in share
+
+
+def _problems(share: Section, mountpoint: str) -> Iterator[str]:
+    if share.get("path", "").rstrip("/") == mountpoint:
+        yield "path is the mount itself: clients keep a dead directory when synthfs restarts; share the directory above"
+    for parameter, harm in _HARMFUL_IF_ON.items():
+        if _is_on(share.get(parameter, "no")):
+            yield f"{parameter} = yes: {harm}"
+    for parameter, harm in _HARMFUL_IF_OFF.items():
+        if not _is_on(share.get(parameter, "yes")):
+            yield f"{parameter} = no: {harm}"
+    for module in share.get("vfs objects", "").replace(",", " ").split():
+        if module in _HARMFUL_MODULES:
+            yield f"vfs objects = {module}: {_HARMFUL_MODULES[module]}"
+    if share.get("aio read size", "1") == "0":
+        yield "aio read size = 0: allows sendfile, which turns read errors into zeroes; leave it at its default"
+    if not _is_on(share.get("read only", "yes")):
+        yield "read only = no: the disks are read-only, and Windows would be told otherwise"
+    if not share.get("valid users"):
+        yield "no valid users: everybody with an account here may read every backup"
+    elif not share.get("force group"):
+        yield "no force group: the mount lets its own group in only, and clients come as themselves"
+
+
+_HARMFUL_IF_ON = {
+    "fake oplocks": "clients cache without being told of changes, and durable handles are never granted",
+    "use sendfile": "a read error becomes a file with zeroes in it",
+    "guest ok": "everybody may read every backup, and Windows refuses guests",
+    "kernel oplocks": "no durable handles: an attached disk is lost with the first hiccup of the network",
+    "kernel share modes": "no durable handles: an attached disk is lost with the first hiccup of the network",
+}
+_HARMFUL_IF_OFF = {
+    "oplocks": "no durable handles: an attached disk is lost with the first hiccup of the network",
+    "smb2 leases": "clients cannot cache, every read goes over the network",
+    "durable handles": "an attached disk is lost with the first hiccup of the network",
+}
+_HARMFUL_MODULES = {
+    "btrfs": "files in compressed directories are called compressed, which Windows does not attach",
+    "fruit": "adds questions to every file and streams that are not there",
+    "streams_xattr": "adds questions to every file and streams that are not there",
+    "acl_xattr": "wants to store permissions on files that cannot be changed",
+}
+
+
+def _is_on(value: str) -> bool:
+    return value.strip().lower() in ("yes", "true", "1", "on")
+
+
+def is_flagged_sparse(path: str) -> bool:
+    """Whether Samba would call the file sparse, by the DOS attributes that a client stored with it."""
+    try:
+        stored = os.getxattr(path, "user.DOSATTRIB")
+    except OSError:
+        return False
+    if stored.startswith(b"0x"):  # as Samba before 4 stored it
+        return bool(int(stored.rstrip(b"\0"), 16) & _SPARSE)
+    # xattr_DOSATTRIB, version 5: text, version (2 + 2 + 4), flags (4), attributes (4) …
+    return len(stored) >= 16 and bool(int.from_bytes(stored[12:16], "little") & _SPARSE)
+
+
+_SPARSE = 0x200
