@@ -6,6 +6,7 @@ stdout carries the answer, stderr everything that is said about it; with `--json
 import json
 import os
 import sys
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -53,6 +54,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True))
 
 
+def look_at(store: str, database: str | None) -> Catalog:
+    """The catalog of `store`, with a sign of life on a terminal: the first look at a large store takes seconds."""
+    with err.status(f"looking at {printable(store)}", spinner="line") if sys.stderr.isatty() else nullcontext():
+        return survey(store, database)
+
+
 def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
     """The disk of the image at `path`, or its volume `alone` on a disk of its own.
 
@@ -71,7 +78,7 @@ def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
     client_directory = os.path.dirname(directory) if in_directory else directory
     store, client = os.path.split(client_directory)
     name = f"{client}/{os.path.basename(directory)}/{file}" if in_directory else f"{client}/{file}"
-    catalog = survey(store, database)
+    catalog = look_at(store, database)
     for disk in catalog.disks:
         if disk.image.name == name:
             return volume_only(disk.image) if alone else disk
@@ -93,7 +100,7 @@ def _why_not(catalog: Catalog, name: str) -> str:
 
 
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
-    node = find(grow(survey(mount.store, database), ""), path)
+    node = find(grow(look_at(mount.store, database), ""), path)
     if isinstance(node, File) and node.disk:
         return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
     raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}")

@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from synthfs import samba
-from synthfs.cli.common import Database, Json, Store, out, print_json
+from synthfs.cli.common import Database, Json, Store, look_at, out, print_json
 from synthfs.engines.materialize import can_share_into
 from synthfs.errors import NotFoundError, ShareError, SourceError, TargetError
 from synthfs.host import mounts
 from synthfs.model import Kind
 from synthfs.plan.catalog import Catalog
 from synthfs.samba import Finding
-from synthfs.survey import survey
 from synthfs.units import human
 
 _HOOKS = ("post_full_imagebackup", "post_incr_imagebackup")
@@ -34,7 +33,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check everything that mounting, sharing and freezing the disks of STORE needs."""
-    catalog = survey(store, database)
+    catalog = look_at(store, database)
     findings = [*_fuse(), *_store(catalog), *_freezing(catalog, to), *_space(catalog.store.root), *_samba(), *_hooks()]
     if as_json:
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])

@@ -5,10 +5,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from synthfs.cli.common import Database, Json, Store, out, print_json, printable, say, say_notes
+from synthfs.cli.common import Database, Json, Store, look_at, out, print_json, printable, say, say_notes
 from synthfs.cli.describe import Facts, catalog_facts
 from synthfs.errors import NotFoundError
-from synthfs.survey import survey
 from synthfs.units import human
 
 
@@ -20,7 +19,7 @@ def list_disks(
     as_json: Json = False,
 ) -> None:
     """List the disks that STORE has to offer."""
-    catalog = survey(store, database)
+    catalog = look_at(store, database)
     facts = catalog_facts(catalog, client, everything)
     if client is not None and not any(facts.get(key) for key in ("disks", "not_offered")):
         raise NotFoundError(f"{store} offers nothing of a client {client!r}; `synthfs list {store} --all` shows what there is")

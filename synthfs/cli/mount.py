@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from synthfs.cli.common import Database, Store, say, say_notes
+from synthfs.cli.common import Database, Store, look_at, say, say_notes
 from synthfs.errors import MountError, SynthfsError
 from synthfs.host import background, files, mounts, probe
 from synthfs.plan.catalog import Catalog
@@ -55,7 +55,7 @@ def mount(
     _prepare_mountpoint(root, place)
     # The daemon works in the root directory.
     database, log_file = (path and os.path.abspath(path) for path in (database, log_file))
-    catalog = survey(root, database)
+    catalog = look_at(root, database)
     say_notes(catalog.notes)
     owner_id = _user(owner) if owner else catalog.store.owner if allow_other else os.geteuid()
     group_id = _group(group) if group else catalog.store.group if allow_other else os.getegid()

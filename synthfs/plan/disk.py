@@ -25,6 +25,7 @@ from synthfs.plan import layout as layouts
 from synthfs.plan.layout import Layout, Partition
 from synthfs.plan.place import Nowhere, locate
 from synthfs.urbackup import mbrfile, rawfile
+from synthfs.urbackup.mbrfile import MbrFile
 
 FAR = 24 * 3600
 """Images taken further apart than this, in seconds, are not one state of the machine, and said to be so."""
@@ -119,15 +120,13 @@ class Planner:
 
         Raises FormatError for a `.raw` that holds no volume.
         """
+        sidecar = _sidecar(image)
+        if isinstance(sidecar, MbrFile) and sidecar.version == mbrfile.WHOLE_DISK:
+            return _whole_disk(image)
         length = rawfile.volume_length(image.raw.size, image.head)
-        if image.mbr_problem:
-            return lone_volume(image, length, image.mbr_problem)
-        if image.mbr is None:
-            return lone_volume(image, length, "the backup has no .mbr file, so its disk is not known")
+        if isinstance(sidecar, str):
+            return lone_volume(image, length, sidecar)
         try:
-            sidecar = mbrfile.parse(image.mbr)
-            if sidecar.version == mbrfile.WHOLE_DISK:
-                return _whole_disk(image)
             layout = self._layout(sidecar)
         except FormatError as error:
             return lone_volume(image, length, f"{image.name}.mbr is not usable: {error}")
@@ -137,8 +136,8 @@ class Planner:
             case partition, notes:
                 return Volume(image, layout, partition, length, notes)
 
-    def _layout(self, sidecar: mbrfile.MbrFile) -> Layout:
-        key = (sidecar.boot_record, sidecar.primary, sidecar.backup, sidecar.extra)
+    def _layout(self, sidecar: MbrFile) -> Layout:
+        key = (sidecar.boot_record, sidecar.primary, sidecar.backup, sidecar.extra_position, sidecar.extra)
         if key not in self._layouts:
             try:
                 self._layouts[key] = layouts.captured(sidecar)
@@ -148,6 +147,18 @@ class Planner:
         if isinstance(found, FormatError):
             raise found
         return found
+
+
+def _sidecar(image: ImageFacts) -> MbrFile | str:
+    """What the image's `.mbr` says, or why it says nothing."""
+    if image.mbr_problem:
+        return image.mbr_problem
+    if image.mbr is None:
+        return "the backup has no .mbr file, so its disk is not known"
+    try:
+        return mbrfile.parse(image.mbr)
+    except FormatError as error:
+        return f"{image.name}.mbr is not usable: {error}"
 
 
 def volume_only(image: ImageFacts) -> Disk:

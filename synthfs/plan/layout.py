@@ -206,8 +206,9 @@ def _sound(copy: CapturedGpt, sector_size: int) -> tuple[gpt.Header, tuple[gpt.E
     header = gpt.parse_header(copy.header)
     if len(copy.header) != sector_size or header.own_lba * sector_size != copy.header_position:
         raise FormatError(f"GPT header of {len(copy.header)} bytes says LBA {header.own_lba}, found at {copy.header_position}")
-    if max(header.own_lba, header.other_lba) * sector_size > MAX_LENGTH:
-        raise FormatError(f"GPT says that its disk ends at LBA {max(header.own_lba, header.other_lba)}")
+    first, last = sorted((header.own_lba, header.other_lba))
+    if first != 1 or last * sector_size <= header.entries_length or last * sector_size > MAX_LENGTH:
+        raise FormatError(f"GPT says that its two copies are at LBA {first} and {last}; they begin at 1 and end the disk")
     return header, gpt.parse_entries(header, copy.table)
 
 

@@ -15,7 +15,10 @@ from collections.abc import Iterable, Mapping
 from synthfs import identity
 
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\ud800-\udfff\u2028\u2029\ufffe\uffff]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE | re.DOTALL)
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE | re.DOTALL)
+_TAGGED = re.compile(r".*~[0-9a-f]{8}", re.DOTALL)
+"""What a name with a tag looks like. One that was made to look so gets another tag, lest it be that of a second name."""
+
 _MAX_BYTES = 200
 """File systems end at 255 bytes; what is left is room for a tag and the suffixes of containers."""
 
@@ -27,9 +30,12 @@ def windows_names(wanted: Mapping[str, str], taken: Iterable[str] = ()) -> dict[
     """
     plain = {key: _acceptable(name) for key, name in wanted.items()}
     count = Counter(_fold(name) for name in (*plain.values(), *taken))
+
+    def keeps(key: str, name: str) -> bool:
+        return name == wanted[key] and count[_fold(name)] == 1 and not _TAGGED.fullmatch(name)
+
     return {
-        key: name if name == wanted[key] and count[_fold(name)] == 1 else f"{name}~{identity.digest('name', key).hex()[:8]}"
-        for key, name in plain.items()
+        key: name if keeps(key, name) else f"{name}~{identity.digest('name', key).hex()[:8]}" for key, name in plain.items()
     }
 
 

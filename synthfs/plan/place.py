@@ -39,6 +39,9 @@ def locate(
         return Nowhere(f"partition {named.number} is {named.container}, and UrBackup does not save what lies where inside it")
     if named and _is_another(sidecar, boot):
         return Nowhere(f"partition {named.number} holds something else (its id is {sidecar.serial_number}), as with LVM")
+    if named is None and any(p.container == EXTENDED for p in layout.partitions):
+        # Nothing else is asked: its boot sector counts from its own table, and its length may be that of another partition.
+        return Nowhere(f"it is logical drive {sidecar.partition_number}, and UrBackup does not save where those lie")
     fitting = [p for p in layout.partitions if not p.container and volume_length <= p.length]
     told = _told_by_boot_sector(layout, fitting, boot)
     if named in fitting and (not told or named in told):
@@ -47,8 +50,6 @@ def locate(
         return told[0], (_disagreement(sidecar, named, told[0], "its boot sector names that place"),)
     if named in fitting:
         return named, ()
-    if named is None and sidecar.partition_number > 4 and layout.scheme == "MBR":
-        return Nowhere(f"it is logical drive {sidecar.partition_number}, and UrBackup does not save where those lie")
     exact = [p for p in fitting if _fills(p, volume_length, layout.sector_size)]
     if len(exact) == 1:
         return exact[0], (_disagreement(sidecar, named, exact[0], "it alone has the image's length"),)

@@ -18,6 +18,7 @@ from synthfs.units import MiB, TiB, align_down
 _GPT_AT = 512
 _ENTRY_AT = 1024
 _SECTORS_AT = 446 + 12
+_MAX_SLACK = VOLUME_OFFSET + MiB + 1024
 
 
 def volume_length(size: int, head: bytes) -> int:
@@ -47,14 +48,16 @@ def whole_disk(size: int, head: bytes) -> tuple[int, int]:
 
     It begins at offset 0, without a wrapper, and 512 KiB of slack follow it. Raises FormatError where nothing is left.
     """
-    for sector_size in (512, 4096):
-        if head[sector_size : sector_size + 8] == b"EFI PART":
-            (other,) = struct.unpack_from("<Q", head.ljust(2 * sector_size, b"\0"), sector_size + 32)
-            if (other + 1) * sector_size <= size:
-                return int(other + 1) * sector_size, sector_size
-    if size <= VOLUME_OFFSET:
+    sector_size = next((each for each in (512, 4096) if head[each : each + 8] == b"EFI PART"), None)
+    if sector_size:
+        (last,) = struct.unpack_from("<Q", head.ljust(2 * sector_size, b"\0"), sector_size + 32)
+        # A GPT knows better how long the slack is, if it was not left behind when the virtual disk was enlarged.
+        if size - _MAX_SLACK <= (last + 1) * sector_size <= size:
+            return int(last + 1) * sector_size, sector_size
+    length = align_down(size - VOLUME_OFFSET, sector_size or 512)
+    if length <= 0:
         raise FormatError(f".raw has only {size} bytes; a disk and {VOLUME_OFFSET} bytes of slack were expected")
-    return align_down(size - VOLUME_OFFSET, 512), 512
+    return length, sector_size or 512
 
 
 def _enlarged(length: int) -> int:

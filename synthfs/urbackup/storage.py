@@ -40,12 +40,12 @@ def scan(root: str, clients: Collection[str] = ()) -> StoreFacts:
     owner = os.stat(root)
     finder = _Finder(root)
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as error:
         raise NotFoundError(f"{root} cannot be listed: {error.strerror}") from error
-    for name in names:
-        if (name not in OWN_DIRECTORIES or name in clients) and not name.startswith("."):
-            finder.client(name)
+    for entry in entries:
+        if entry.name not in OWN_DIRECTORIES or entry.name in clients:
+            finder.client(entry)
     return StoreFacts(root, owner.st_uid, owner.st_gid, tuple(finder.images), tuple(finder.skipped))
 
 
@@ -63,12 +63,19 @@ class _Finder:
         self.images: list[ImageFacts] = []
         self.skipped: list[Skipped] = []
 
-    def client(self, client: str) -> None:
+    def client(self, found: os.DirEntry[str]) -> None:
+        client = found.name
+        if found.is_symlink():
+            self._skip(client, client, "is a symbolic link; only those of image directories are followed")
+        if not found.is_dir(follow_symlinks=False):
+            return
         for entry in self._entries(client, client):
             if matched := _DIRECTORY.fullmatch(entry.name):
-                # A file of that name is what UrBackup's ZFS mode has there before the dataset exists.
-                if entry.is_dir(follow_symlinks=True):
+                if _is_directory(entry):
                     self._directory(client, entry.name, *matched.groups())
+                # An empty file of that name is what UrBackup's ZFS mode has there before the dataset exists.
+                elif not entry.is_file(follow_symlinks=False):
+                    self._skip(client, f"{client}/{entry.name}", "is no directory, and leads to none")
             elif matched := _FILE.fullmatch(entry.name):
                 self._image(client, f"{client}/{entry.name}", matched[1], matched[2], Seal.NONE)
 
@@ -114,11 +121,21 @@ class _Finder:
         self.skipped.append(Skipped(client, name, reason, kind))
 
 
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one or, as with ZFS, a symbolic link to one."""
+    try:
+        return entry.is_dir(follow_symlinks=True)
+    except OSError:  # a link to itself
+        return False
+
+
 def _open_image(name: str, path: str) -> tuple[Source, bytes, bytes]:
     """The file as a source, its head, and the beginning of its volume. Raises SourceError."""
     fd = files.open_regular(path)
     try:
         found = os.fstat(fd)
+        if found.st_nlink > 1:
+            raise SourceError(f"{path} is a hard link: it may be any file of this file system, and UrBackup makes none")
         head, boot = os.pread(fd, _HEAD, 0), os.pread(fd, _BOOT, VOLUME_OFFSET)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
