@@ -52,7 +52,7 @@ def stanza(mountpoint: str, group: str, name: str = "backups") -> str:
     """The share for a mount at `mountpoint` whose files belong to `group`. Raises UnsupportedError at the top directory."""
     parent = os.path.dirname(mountpoint)
     if parent == "/":
-        raise UnsupportedError(f"{mountpoint} has only / above it to share; mount in a directory of its own, like /srv/synthfs/disks")
+        raise UnsupportedError(f"{mountpoint} has only / above it to share; mount at, say, /srv/synthfs/disks")
     return _STANZA.format(name=name, parent=parent, group=group)
 
 

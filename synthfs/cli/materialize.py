@@ -60,7 +60,10 @@ def materialize(
         raise TargetError(f"{directory}/{name} exists already; --force replaces it, -o names another place")
     with prepare(container.extent_map(), directory, mode) as prepared:
         done = prepared.expected if dry_run else _freeze(prepared, name, force)
+        proven = dry_run or prepared.proven()
     _report(f"{directory}/{name}", container.length, done, time.monotonic() - began, dry_run, as_json)
+    if not proven:
+        say("note: ZFS was asked to share the data, but too much else happened in the pool to prove by its figures that it did")
 
 
 def _target(output: str, usual_name: str) -> tuple[str, str]:

@@ -8,15 +8,17 @@ The sources are opened read-only. Not for: which ranges go where (`plan/recipe`)
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
+from synthfs.engines import sharing
+from synthfs.engines.sharing import Ways
 from synthfs.errors import ShareError, TargetError
 from synthfs.extents import ExtentMap, Source
-from synthfs.host import reflink
 from synthfs.host.files import OpenSource
 from synthfs.host.publish import Draft
 from synthfs.plan.recipe import Clone, Copy, Hole, Step, Totals, Write, cook, totals, unshared
@@ -43,12 +45,21 @@ class Prepared:
     steps: list[Step]
     directory: str
     why_copied: dict[Source, str]
+    _ways: Ways = field(repr=False)
     _files: dict[Source, OpenSource] = field(repr=False)
     _draft: Draft = field(repr=False)
 
     @property
     def expected(self) -> Totals:
         return totals(self.steps)
+
+    def proven(self) -> bool:
+        """Whether what was cloned is known to be shared. On ZFS that takes a look at the pool, and may stay open."""
+        cloned: Counter[Source] = Counter()
+        for step in self.steps:
+            if isinstance(step, Clone):
+                cloned[step.source] += step.length
+        return sharing.proven(self._ways, self._files, cloned)
 
     def freeze(self, name: str, overwrite: bool, progress: Progress = lambda done: None) -> Totals:
         """Makes the file and publishes it as `name`. Returns what became of its bytes, as it was done.
@@ -78,10 +89,10 @@ class Prepared:
                 _write(target, data, at)
                 return replace(done, written=done.written + len(data))
             case Clone():
-                file = self._files[step.source]
+                file, way = self._files[step.source], self._ways.by_source[step.source]
                 for skip in range(0, step.length, _CLONE_AT_ONCE):
                     length = min(_CLONE_AT_ONCE, step.length - skip)
-                    reflink.clone_range(file.fd, step.offset + skip, length, target, step.target + skip)
+                    way.share(file.fd, step.offset + skip, length, target, step.target + skip)
                 return replace(done, cloned=done.cloned + step.length)
             case Copy():
                 copied = sum(self._copy(step, target))
@@ -116,14 +127,16 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
             files[source] = OpenSource(source)
             stack.callback(files[source].close)
         draft = stack.enter_context(Draft(directory))
-        blocks, why = _try_sharing(files, draft.fd, mode)
-        steps = cook(extents, blocks.get)
+        ways = Ways() if mode is Reflink.NEVER else sharing.find(files, draft.fd, directory)
+        steps = cook(extents, ways.block)
+        why = dict(ways.why_not)
         for copy in unshared(steps):
-            why.setdefault(copy.source, _misaligned(copy, blocks[copy.source]))
+            if block := ways.block(copy.source):
+                why.setdefault(copy.source, _misaligned(copy, block))
         if mode is Reflink.ALWAYS and why:
             raise ShareError(_cannot_share(why, directory))
         _check_space(directory, totals(steps))
-        yield Prepared(extents, steps, directory, why, files, draft)
+        yield Prepared(extents, steps, directory, why, ways, files, draft)
 
 
 def can_share_into(directory: str, source: Source) -> None:
@@ -134,36 +147,14 @@ def can_share_into(directory: str, source: Source) -> None:
     file = OpenSource(source)
     try:
         with Draft(directory) as draft:
-            _, why = _try_sharing({source: file}, draft.fd, Reflink.AUTO)
+            ways = sharing.find({source: file}, draft.fd, directory)
     finally:
         file.close()
-    if why:
-        raise ShareError(why[source])
+    if source in ways.why_not:
+        raise ShareError(ways.why_not[source])
 
 
-def _try_sharing(
-    files: dict[Source, OpenSource], target: int, mode: Reflink
-) -> tuple[dict[Source, int | None], dict[Source, str]]:
-    """In which blocks each source can be shared with the new file, found out by a trial; and why not, where not."""
-    if mode is Reflink.NEVER:
-        return dict.fromkeys(files), dict.fromkeys(files, "no sharing was asked for")
-    blocks: dict[Source, int | None] = {}
-    why: dict[Source, str] = {}
-    if any(reflink.excluded_from_cow(file.fd) for file in files.values()):
-        reflink.exclude_from_cow(target)
-    for source, file in files.items():
-        block = reflink.block_size(file.fd)
-        try:
-            reflink.clone_range(file.fd, 0, block, target, 0)
-            blocks[source] = block
-        except ShareError as error:
-            blocks[source] = None
-            why[source] = str(error)
-        os.ftruncate(target, 0)
-    return blocks, why
-
-
-def _misaligned(copy: Copy, block: int | None) -> str:
+def _misaligned(copy: Copy, block: int) -> str:
     return (
         f"its data begin at {copy.offset} in the backup and belong at {copy.target} on the disk, "
         f"and blocks of {block} bytes can only be shared where both agree"

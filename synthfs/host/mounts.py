@@ -59,6 +59,14 @@ def containing(path: str) -> Mount | None:
     return max(inside, key=lambda mount: len(mount.mountpoint), default=None)
 
 
+def file_system(path: str) -> tuple[str, str]:
+    """Type and source of the mount that `path` lies in, with links followed: `("zfs", "tank/images")`."""
+    real = os.path.realpath(path)
+    inside = [line for line in _lines() if f"{real}/".startswith(f"{line[0].rstrip('/')}/")]
+    _, kind, source = max(inside, key=lambda line: len(line[0]))
+    return kind, source
+
+
 def is_dead(mount: Mount) -> bool:
     """Whether nobody serves the mount any more: it is listed, but does not answer."""
     return not probe.answers(mount.mountpoint)

@@ -1,4 +1,4 @@
-"""Shares blocks between files: FICLONERANGE of BTRFS, XFS and whatever else implements it.
+"""Shares blocks between files: FICLONERANGE of BTRFS, XFS and whatever else implements it, copy_file_range for ZFS.
 
 The two files may lie in different subvolumes or be reached through different mounts of one file system; their device
 numbers then differ, so only trying tells. Alignment is the file system's block on both sides, except at the end of the
@@ -40,6 +40,22 @@ def clone_range(source: int, offset: int, length: int, target: int, at: int) -> 
         fcntl.ioctl(target, _FICLONERANGE, _RANGE.pack(source, offset, length, at))
     except OSError as error:
         raise ShareError(f"data cannot be shared: {_REASONS.get(error.errno or 0, str(error.strerror))}") from error
+
+
+def copy_range(source: int, offset: int, length: int, target: int, at: int) -> None:
+    """The same by copy_file_range: between ZFS datasets it shares whole blocks where it can, and copies where it cannot.
+
+    Raises ShareError where it does neither.
+    """
+    done = 0
+    while done < length:
+        try:
+            count = os.copy_file_range(source, target, length - done, offset + done, at + done)
+        except OSError as error:
+            raise ShareError(f"data cannot be shared: {_REASONS.get(error.errno or 0, str(error.strerror))}") from error
+        if count == 0:
+            raise ShareError("the source ended early")
+        done += count
 
 
 def block_size(fd: int) -> int:
