@@ -17,6 +17,9 @@ VOLUME_OFFSET = 512 * 1024
 """Where the volume begins in a `.raw` file: a wrapper that UrBackup makes up lies before it (facts: layout of cowraw)."""
 
 
+STATUS_DIRECTORY, STATUS = ".synthfs", "status.json"
+"""Where a mount tells how it fares. No cache keeps that file: a look at it always reaches the process that serves it."""
+
 MAX_SIDECAR = 1024 * 1024
 """Longer than any honest `.mbr`: two GPT tables of 1024 entries and the 63 sectors of extra data are 300 KiB."""
 

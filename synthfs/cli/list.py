@@ -44,7 +44,6 @@ def _print_disks(facts: Facts) -> None:
     table.add_column("SIZE", justify="right", no_wrap=True)
     table.add_column("TABLE", no_wrap=True)
     table.add_column("PARTITIONS", no_wrap=True)
-    table.add_column("NOTES")
     for disk in facts["disks"]:
         table.add_row(
             printable(disk["client"]),
@@ -52,19 +51,21 @@ def _print_disks(facts: Facts) -> None:
             human(disk["length"]),
             disk["scheme"],
             _imaged(disk),
-            _notes(disk),
         )
     out.print(table)
+    for disk in facts["disks"]:
+        for note in _warnings(disk):
+            out.print(f"{printable(disk['client'])}, {printable(disk['name'])}: {note}", markup=False, soft_wrap=True)
 
 
 def _imaged(disk: Facts) -> str:
     imaged = sum(partition["content"] == "image" for partition in disk["partitions"])
-    return f"{imaged} of {len(disk['partitions'])}"
+    mixed = ", mixed dates" if disk["mixed"] else ""
+    return f"{imaged} of {len(disk['partitions'])}{mixed}"
 
 
-def _notes(disk: Facts) -> str:
-    warnings = [printable(note["text"]) for note in disk["notes"] if note["warning"]]
-    return "; ".join((["mixed dates"] if disk["mixed"] else []) + warnings)
+def _warnings(disk: Facts) -> list[str]:
+    return [printable(note["text"]) for note in disk["notes"] if note["warning"]]
 
 
 def _print_rest(facts: Facts) -> None:

@@ -16,8 +16,9 @@ import typer
 from synthfs.cli.common import Database, Store, look_at, say, say_notes
 from synthfs.errors import MountError, SynthfsError
 from synthfs.host import background, files, mounts, probe
+from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.tree import README, STATUS, STATUS_DIRECTORY, Tree
+from synthfs.plan.tree import README, Tree
 from synthfs.survey import survey
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ def show(
         print_json(facts)
         return
     title = f"{facts['client']} · {facts['name']} · {human(facts['length'])} · {facts['scheme']} {facts['disk_id'] or ''}"
-    out.print(printable(title), style="bold", markup=False)
+    out.print(printable(title), style="bold", markup=False, soft_wrap=True)
     out.print(_picture(facts, min(out.width, 100)))
     out.print(_partitions(facts))
     for container in facts["containers"]:
@@ -63,7 +63,7 @@ def _picture(facts: Facts, width: int) -> Text:
 def _partitions(facts: Facts) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, right in (("#", True), ("START", True), ("SIZE", True), ("TYPE", False), ("LABEL", False), ("FROM", False)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "FROM")
     for partition in facts["partitions"]:
         origin = "zero: not imaged"
         if partition["content"] == "image":

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from synthfs.cli.common import Json, out, print_json, printable, say
 from synthfs.host import mounts, probe
-from synthfs.plan.tree import STATUS, STATUS_DIRECTORY
+from synthfs.model import STATUS, STATUS_DIRECTORY
 
 
 def status(as_json: Json = False) -> None:

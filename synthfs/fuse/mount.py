@@ -25,9 +25,10 @@ from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
 from synthfs.fuse.refresh import Refresher, count
 from synthfs.host.mounts import encode_source, users_may_allow_other
+from synthfs.model import STATUS
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.readme import readme
-from synthfs.plan.tree import METRICS, STATUS, Live, Tree, grow
+from synthfs.plan.tree import METRICS, Live, Tree, grow
 
 log = logging.getLogger(__name__)
 

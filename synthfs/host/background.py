@@ -31,12 +31,16 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
             if os.waitpid(child, os.WNOHANG)[0]:
+                child = 0
                 raise MountError(_last_words(report) or "the mount process ended without saying why")
             if is_ready():
                 return child
             time.sleep(0.02)
-        _end(child)
         raise MountError(f"the mount did not answer within {limit:.0f} seconds; its process was ended")
+    except BaseException:  # Ctrl-C among them
+        if child:
+            _end(child)
+        raise
     finally:
         os.close(report)
 
@@ -58,7 +62,8 @@ def _last_words(report: int) -> str:
     words = b""
     while part := os.read(report, 65536):
         words += part
-    return words.decode("utf-8", "replace").strip().removeprefix("synthfs: ")
+    lines = words.decode("utf-8", "replace").strip().splitlines()
+    return "; ".join(line.removeprefix("synthfs: ") for line in lines)
 
 
 def _end(child: int) -> None:

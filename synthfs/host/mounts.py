@@ -15,6 +15,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from synthfs.errors import MountError
 from synthfs.host import probe
+from synthfs.model import STATUS, STATUS_DIRECTORY
 
 TYPE = "fuse.synthfs"
 _PRINTABLE = "".join(map(chr, range(33, 127))).translate({ord(c): None for c in "%,\\"})
@@ -68,8 +69,11 @@ def file_system(path: str) -> tuple[str, str]:
 
 
 def is_dead(mount: Mount) -> bool:
-    """Whether nobody serves the mount any more: it is listed, but does not answer."""
-    return not probe.answers(mount.mountpoint)
+    """Whether nobody serves the mount any more: it is listed, but does not answer.
+
+    The mountpoint itself would be found in the kernel's caches for a long time yet.
+    """
+    return not probe.answers(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
 
 
 def detach(mount: Mount) -> None:

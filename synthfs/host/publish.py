@@ -22,6 +22,10 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 """What kernels and file systems answer that know no nameless files (open(2), O_TMPFILE)."""
 
 
+def _temporary_name() -> str:
+    return f".synthfs-{os.getpid()}-{secrets.token_hex(4)}"
+
+
 class Draft:
     """A file in the making. Raises TargetError where `directory` cannot take one."""
 
@@ -45,7 +49,7 @@ class Draft:
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
-        self._name = f".synthfs-{os.getpid()}-{secrets.token_hex(4)}"
+        self._name = _temporary_name()
         return os.open(self._name, flags | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=self._directory_fd)
 
     def publish(self, name: str, replace: bool) -> None:
@@ -54,8 +58,9 @@ class Draft:
         try:
             if replace:
                 if self._name is None:
-                    self._name = f".synthfs-{os.getpid()}-{secrets.token_hex(4)}"
-                    self._link(self._name)
+                    name_for_now = _temporary_name()
+                    self._link(name_for_now)
+                    self._name = name_for_now
                 os.rename(self._name, name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
                 self._name = None
             else:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from synthfs import identity
 from synthfs.errors import UnsupportedError
 from synthfs.extents import Bytes, ExtentMap
-from synthfs.model import Kind, Skipped
+from synthfs.model import STATUS_DIRECTORY, Kind, Skipped
 from synthfs.plan import renew
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import wrap
@@ -27,8 +27,6 @@ from synthfs.plan.names import windows_names
 ROOT_INODE = 1
 NEW_IDENTITY = "new-identity"
 README = "README.txt"
-STATUS_DIRECTORY = ".synthfs"
-STATUS = "status.json"
 METRICS = "metrics"
 
 
