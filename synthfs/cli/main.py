@@ -20,6 +20,7 @@ from synthfs.cli import mount as mount_verb
 from synthfs.cli import share as share_verb
 from synthfs.cli import show as show_verb
 from synthfs.cli import status as status_verb
+from synthfs.cli import sync as sync_verb
 from synthfs.cli.common import say
 from synthfs.errors import SynthfsError
 
@@ -31,6 +32,7 @@ app.command("umount")(mount_verb.umount)
 app.command("status")(status_verb.status)
 app.command("share")(share_verb.share)
 app.command("doctor")(doctor_verb.doctor)
+app.command("sync")(sync_verb.sync)
 app.command("materialize")(materialize_verb.materialize)
 
 BUG = 70

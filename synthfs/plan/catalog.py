@@ -33,7 +33,8 @@ class Part:
 class Catalog:
     """What a store has to offer, by client and time; `skipped` is everything else, with reasons.
 
-    `database` is the path of the one that had its say, None where none had.
+    `database` is the path of the one that had its say, None where none had, and `rows` are the images that it knows.
+    `settling` are images of C: whose SYSVOL or ESP UrBackup has not recorded as complete yet, as it will in a moment.
     """
 
     store: StoreFacts
@@ -42,6 +43,8 @@ class Catalog:
     parts: tuple[Part, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[Note, ...]
+    rows: frozenset[str] = frozenset()
+    settling: tuple[str, ...] = ()
 
 
 def plan(store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, ...] = ()) -> Catalog:
@@ -77,7 +80,24 @@ def plan(store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, .
         tuple(sorted(parts, key=lambda part: _order(part.image))),
         tuple(sorted(skipped, key=lambda each: (each.client, each.name))),
         notes,
+        frozenset(database.rows) if database else frozenset(),
+        tuple(_settling(volumes, database)),
     )
+
+
+def _settling(volumes: Iterable["_Dated"], database: DatabaseFacts | None) -> Iterator[str]:
+    """Images of C: without an associated image, beside a row of SYSVOL or ESP of that hour that is not complete."""
+    waiting: defaultdict[str, list[int]] = defaultdict(list)
+    for row in database.rows.values() if database else ():
+        client, _, file = row.name.partition("/")
+        if not row.complete and ("Image_SYSVOL_" in file or "Image_ESP_" in file):
+            waiting[client].append(row.backuptime)
+    for dated in volumes:
+        own, image = dated.row, dated.volume.image
+        if own is None or own.associated or image.letter != "C":
+            continue
+        if any(0 <= own.backuptime - time <= 3600 for time in waiting[image.client]):
+            yield image.name
 
 
 def _order(image: ImageFacts) -> tuple[str, str, str]:

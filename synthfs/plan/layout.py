@@ -74,7 +74,8 @@ class Gpt:
 class Layout:
     """A disk without its volumes. `tables` are bytes at their offsets, apart from each other and from all partitions.
 
-    `disk_id` is what groups images of one disk: GPT disk GUID or MBR signature, None where that is zero.
+    `disk_id` is what groups images of one disk: GPT disk GUID or MBR signature, None where that is zero. `made_up` marks
+    one that no disk ever had.
     """
 
     scheme: Literal["GPT", "MBR", "as imaged"]
@@ -86,6 +87,7 @@ class Layout:
     gpt: Gpt | None = None
     extra: tuple[int, bytes] | None = None
     notes: tuple[Note, ...] = ()
+    made_up: bool = False
 
     @property
     def tables(self) -> list[tuple[str, int, bytes]]:
@@ -232,7 +234,7 @@ def generated(volume_length: int, kind: UUID, label: str, disk_guid: UUID, parti
     table = Gpt(primary, gpt.twin(primary, last - 32), entries)
     partition = Partition(1, VOLUME_OFFSET, volume_length, gpt.TYPE_NAMES[kind], label, partition_guid)
     return _checked(
-        Layout("GPT", str(disk_guid), 512, length, (partition,), mbr.protective(length // 512), table)
+        Layout("GPT", str(disk_guid), 512, length, (partition,), mbr.protective(length // 512), table, made_up=True)
     )
 
 
