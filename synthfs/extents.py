@@ -17,7 +17,8 @@ Not for: opening, reading or hashing anything. Units: bytes.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +72,19 @@ class FileRange:
 Extent = Zero | Bytes | FileRange
 
 
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class ExtentMap:
     """Extents in order of their offset. `starts[i]` is the offset of `extents[i]`; `length` is the sum of all lengths."""
 
-    __slots__ = ("extents", "length", "starts")
-
     extents: tuple[Extent, ...]
-    starts: tuple[int, ...]
-    length: int
+    starts: tuple[int, ...] = field(compare=False)
+    length: int = field(compare=False)
 
     def __init__(self, extents: Iterable[Extent]) -> None:
-        self.extents = tuple(_joined(extents))
-        starts, end = [], 0
-        for extent in self.extents:
-            starts.append(end)
-            end += extent.length
-        self.starts = tuple(starts)
-        self.length = end
+        row = tuple(_joined(extents))
+        *starts, end = accumulate((extent.length for extent in row), initial=0)
+        for name, value in (("extents", row), ("starts", tuple(starts)), ("length", end)):
+            object.__setattr__(self, name, value)
 
     @classmethod
     def placed(cls, length: int, pieces: Iterable[tuple[int, Extent]]) -> "ExtentMap":
@@ -106,12 +103,6 @@ class ExtentMap:
 
     def __add__(self, other: "ExtentMap") -> "ExtentMap":
         return ExtentMap((*self.extents, *other.extents))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ExtentMap) and self.extents == other.extents
-
-    def __hash__(self) -> int:
-        return hash(self.extents)
 
     def __iter__(self) -> Iterator[tuple[int, Extent]]:
         """Every extent with its offset in the map."""

@@ -88,5 +88,5 @@ def clock(stamp: str) -> int:
 
 def stamp_of(name: str) -> str:
     """The `YYMMDD-HHMM` in the name of an image file; empty where it has none."""
-    stamp = name.rpartition("/")[2].partition(".")[0][-11:]
+    stamp = name.rpartition("/")[2].rpartition(".")[0][-11:]
     return stamp if len(stamp) == 11 and stamp[6] == "-" and stamp.replace("-", "", 1).isdigit() else ""

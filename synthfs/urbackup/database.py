@@ -4,6 +4,8 @@ A server that runs keeps `backup_server.db` in WAL mode, with `-wal` and `-shm` 
 read-only, for short statements. SQLite would make a `-shm` where there is none, and without one most rows may be in the
 `-wal` alone: so a database that no process holds open (the nightly copy in the store, the disk of a dead server, a
 read-only mount) is copied with its `-wal` to a private directory and read there. `immutable` would not see the `-wal`.
+A server that stops in the middle is kept from tidying up by a shared lock like that of any reader: it leaves `-wal` and
+`-shm` as they are, and SQLite has nothing to make anew.
 
 Not for: judging images (`plan/complete`).
 Source: UrBackup's `server_tables.sql` and `dllmain.cpp` (db_version 66 to 68; the tables are the same).
@@ -16,7 +18,7 @@ import sqlite3
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +32,9 @@ USUAL_PLACES = ("/var/urbackup", "/usr/local/var/urbackup", "/var/lib/urbackup/u
 
 _SHM_DMS_BYTE = 128
 """The byte of the `-shm` file on which every connection holds a shared lock (SQLite's os_unix.c, UNIX_SHM_DMS)."""
+
+_SHARED_BYTES = 0x40000002, 510
+"""Start and length of the range of the database file that every reader locks (os.h, SHARED_FIRST and SHARED_SIZE)."""
 
 _IMAGES = "SELECT id, backuptime, path, complete, delete_pending FROM backup_images"
 _ASSOCIATIONS = "SELECT img_id, assoc_id FROM assoc_images"
@@ -90,18 +95,36 @@ def _seconds(time: object) -> int:
 
 @contextmanager
 def _opened(path: str) -> Iterator[sqlite3.Connection]:
-    if _in_use(path):
-        uri = f"file:{quote(os.path.abspath(path))}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
-            yield connection
-        return
-    with TemporaryDirectory(prefix="synthfs-database-") as private:
-        copy = Path(private) / FILE_NAME
-        shutil.copyfile(path, copy)
-        if os.path.isfile(f"{path}-wal"):
-            shutil.copyfile(f"{path}-wal", f"{copy}-wal")
-        with closing(sqlite3.connect(copy)) as connection:
-            yield connection
+    with ExitStack() as stack:
+        stack.enter_context(_kept_open(path))
+        if _in_use(path):
+            uri = f"file:{quote(os.path.abspath(path))}?mode=ro"
+            connection = sqlite3.connect(uri, uri=True, timeout=10)
+        else:
+            private = Path(stack.enter_context(TemporaryDirectory(prefix="synthfs-database-")))
+            shutil.copyfile(path, private / FILE_NAME)
+            if os.path.isfile(f"{path}-wal"):
+                shutil.copyfile(f"{path}-wal", private / f"{FILE_NAME}-wal")
+            connection = sqlite3.connect(private / FILE_NAME)
+        stack.enter_context(closing(connection))
+        # Client names may be any bytes, and one of them is no reason to lose the others.
+        connection.text_factory = os.fsdecode
+        yield connection
+
+
+@contextmanager
+def _kept_open(path: str) -> Iterator[None]:
+    """Holds the lock of a reader on the database, so that no closing server removes the files beside it meanwhile.
+
+    Where somebody holds it exclusively the reading goes on without: SQLite then waits or fails by itself.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK, *_SHARED_BYTES))
+        yield
+    finally:
+        os.close(fd)
 
 
 def _in_use(path: str) -> bool:
@@ -111,8 +134,15 @@ def _in_use(path: str) -> bool:
     except OSError:
         return False
     try:
-        question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _SHM_DMS_BYTE, 1, 0)
-        (answer, *_) = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, question))
+        (answer, *_) = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _lock(fcntl.F_WRLCK, _SHM_DMS_BYTE, 1)))
     finally:
         os.close(fd)
     return bool(answer != fcntl.F_UNLCK)
+
+
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+def _lock(kind: int, start: int, length: int) -> bytes:
+    """A struct flock (fcntl(2)) for Linux with 64-bit offsets."""
+    return _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
