@@ -85,7 +85,7 @@ class OriginalDisk:
         """What NTFS calls its size; the backup boot sector follows right behind it."""
         boot = self.boot_sector(number)
         assert boot[3:7] == b"NTFS", f"partition {number} is not NTFS"
-        return int.from_bytes(boot[0x28:0x30], "little") * SECTOR
+        return int.from_bytes(boot[0x28:0x30], "little") * self.sector_size
 
 
 def make_disk(

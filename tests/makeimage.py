@@ -7,6 +7,7 @@ Source: facts/urbackup-format.md sections 1.1 to 1.7 and 6.
 
 import hashlib
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import sparse
 HEADER = 512 * 1024
 CHUNK = 512 * 1024
 SECTOR = 512
+MIB = 1 << 20
+TIB = 1 << 40
+BASIC_DATA = bytes.fromhex("a2a0d0ebe5b9334487c068b6b72699c7")
 BITMAP_BLOCK = 4096
 ZERO_CHUNK_SHA256 = bytes.fromhex("07854d2fef297a06ba81685e660c332de36d5d18d546927d30daad6d7fda1541")
 BOOT_CODE_SHA256 = "2b05e6b69b606894f940740ee299322c481dedf503107f4680e766202cbee212"
@@ -50,6 +54,37 @@ def write_full(raw: Path, disk: Path, *, offset: int, length: int, block: int, s
     sparse.create(raw, HEADER + length)
     write_header(raw, length, signature)
     sparse.copy(disk, raw, offset=offset, length=length // block * block, to=HEADER)
+
+
+def write_whole_disk(raw: Path, disk: Path) -> None:
+    """A version 100 image: the disk from offset 0, without a header, and as much slack behind it (section 2.3)."""
+    length = disk.stat().st_size
+    sparse.create(raw, length + HEADER)
+    sparse.copy(disk, raw, offset=0, length=length, to=0)
+
+
+def enlarge(raw: Path, length: int, signature: int) -> None:
+    """Make of an image what 2.5.33 writes for a volume that ends above 2 TiB (Appendix A): a longer file, with a GPT."""
+    end = HEADER + length
+    rounded = end + MIB - end % MIB
+    with raw.open("r+b") as file:
+        file.truncate(rounded + 1024)
+        if length <= 2 * TIB:
+            return
+        entry = BASIC_DATA + bytes(range(16)) + struct.pack("<QQQ", HEADER // SECTOR, end // SECTOR, 0)
+        table = entry + "VOLUME BACKUP".encode("utf-16-le").ljust(72, b"\0")
+        backup = rounded // SECTOR + 1
+        record = bytearray(fake_mbr(length, signature))
+        record[450], record[458:462] = 0xEE, bytes(4)
+        file.write(bytes(record) + _gpt_header(1, backup, 2, table) + table)
+        file.seek(rounded)
+        file.write(table.ljust(SECTOR, b"\0") + _gpt_header(backup, 1, backup - 1, table))
+
+
+def _gpt_header(own: int, other: int, at: int, table: bytes) -> bytes:
+    places = struct.pack("<4Q16sQ", own, other, 3, 0, bytes(16), at)
+    body = struct.pack("<8sIII4x", b"EFI PART", 0x10000, 92, 0) + places + struct.pack("<III", 1, 128, zlib.crc32(table))
+    return (body[:16] + zlib.crc32(body).to_bytes(4, "little") + body[20:]).ljust(SECTOR, b"\0")
 
 
 def write_incremental(raw: Path, disk: Path, *, offset: int, length: int, block: int, signature: int) -> None:

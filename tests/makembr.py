@@ -109,11 +109,16 @@ def capture(
         serial=serial,
         volume_name=name,
         filesystem=filesystem,
-        mbr_data=disk.read(0, 512),
-        gpt=GptCopy.read(disk.path, backup_readable=backup_readable) if disk.scheme == "gpt" else None,
+        # Windows reads whole sectors: asked for 512 bytes of a disk with larger ones, it gives nothing (section 2.4).
+        mbr_data=disk.read(0, 512) if disk.sector_size == 512 else b"",
+        gpt=_copies(disk, backup_readable) if disk.scheme == "gpt" else None,
         message=message,
         extra=extra,
     )
+
+
+def _copies(disk: OriginalDisk, backup_readable: bool) -> GptCopy:
+    return GptCopy.read(disk.path, sector_size=disk.sector_size, backup_readable=backup_readable)
 
 
 def linux_uuid(disk: Path, start: int, length: int) -> str:

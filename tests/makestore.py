@@ -6,6 +6,7 @@ server's local time, `YYMMDD-HHMM`. Source: facts/urbackup-format.md sections 1.
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from processes import run
 Layout = Literal["auto", "subvolume", "plain", "symlink", "client"]
 """Where an image's files are: `auto` is a subvolume on BTRFS and a plain directory elsewhere; `symlink` is ZFS' way, a
 link in the client's directory; `client` has the files in the client's directory itself, as old servers did."""
+
+Form = Literal["volume", "whole disk", "enlarged"]
 
 SIDECARS = (".mbr", ".hash", ".cbitmap", ".bitmap", ".sync")
 
@@ -116,6 +119,7 @@ class Client:
         without: tuple[str, ...] = (),
         mbr: bytes | None = None,
         block: int | None = None,
+        form: Form = "volume",
     ) -> Image:
         """Image partition `number` of a disk, as it is now.
 
@@ -124,6 +128,7 @@ class Client:
         sealed: whether a subvolume is read-only; by default if complete. `without`: suffixes to leave out.
         mbr: the sidecar's bytes, where they are not those that `client` would send.
         block: what the client reads at a time; by default the file system's cluster or block.
+        form: whether the `.raw` is that of a volume, of the whole disk (version 100), or enlarged as by 2.5.33.
         """
         partition = disk.partition(number)
         length = disk.ntfs_length(number) if partition.fs == "ntfs" else partition.length
@@ -136,21 +141,27 @@ class Client:
 
         signature = int.from_bytes(os.urandom(4), "little")
         place = {"offset": partition.start, "length": length, "block": block, "signature": signature}
-        if parent is None:
-            makeimage.write_full(image.raw, disk.path, **place)
-        else:
-            _become(parent, image)
-            makeimage.write_incremental(image.raw, disk.path, **place)
-        if mbr is None:
+        match form:
+            case "whole disk":
+                makeimage.write_whole_disk(image.raw, disk.path)
+            case _ if parent is None:
+                makeimage.write_full(image.raw, disk.path, **place)
+            case _:
+                _become(parent, image)
+                makeimage.write_incremental(image.raw, disk.path, **place)
+        if form == "enlarged":
+            makeimage.enlarge(image.raw, length, signature)
+        if mbr is None and ".mbr" not in without:
             mbr = makembr.capture(disk, number, client=client, device=device, device_number=device_number)
-        contents = {".mbr": mbr, ".bitmap": makeimage.bitmap_bytes(image.raw)}
+        contents: dict[str, Callable[[], bytes]] = {".mbr": lambda: mbr or b""}
+        contents[".bitmap"] = lambda: makeimage.bitmap_bytes(image.raw)
         if complete:
-            contents[".hash"] = makeimage.hash_bytes(image.raw, block=block)
-            contents[".cbitmap"] = makeimage.cbitmap_bytes(image.raw, block=block)
-            contents[".sync"] = b""
+            contents[".hash"] = lambda: makeimage.hash_bytes(image.raw, block=block)
+            contents[".cbitmap"] = lambda: makeimage.cbitmap_bytes(image.raw, block=block)
+            contents[".sync"] = bytes
         for suffix, content in contents.items():
             if suffix not in without:
-                image.sidecar(suffix).write_bytes(content)
+                image.sidecar(suffix).write_bytes(content())
         self._finish(image)
         if is_subvolume and (complete if sealed is None else sealed):
             seal(directory)

@@ -17,6 +17,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from uuid import UUID
 
 from synthfs.errors import FormatError
@@ -178,7 +179,8 @@ def _parse_entries(entry_size: int, raw: bytes) -> Iterator[Entry]:
 
 
 def pack_entries(entries: tuple[Entry, ...]) -> bytes:
-    return b"".join(entry.pack() for entry in entries)
+    # Most of a table is one and the same unused entry.
+    return b"".join(run[0].pack() * len(run) for run in (list(same) for _, same in groupby(entries, key=id)))
 
 
 def with_entries(header: Header, raw: bytes) -> Header:

@@ -38,8 +38,8 @@ def locate(
     if named and named.container:
         return Nowhere(f"partition {named.number} is {named.container}, and UrBackup does not save what lies where inside it")
     if named and _is_another(sidecar, boot):
-        return Nowhere(f"partition {named.number} holds something else (its id is {sidecar.serial_number}), as with LVM")
-    if named is None and any(p.container == EXTENDED for p in layout.partitions):
+        return Nowhere(f"partition {named.number} holds something else (its id is {sidecar.serial_number:.64}), as with LVM")
+    if named is None and (_has_logical_drives(layout) or (sidecar.partition_number > 4 and layout.scheme == "MBR")):
         # Nothing else is asked: its boot sector counts from its own table, and its length may be that of another partition.
         return Nowhere(f"it is logical drive {sidecar.partition_number}, and UrBackup does not save where those lie")
     fitting = [p for p in layout.partitions if not p.container and volume_length <= p.length]
@@ -65,6 +65,10 @@ def _numbered(layout: Layout, sidecar: MbrFile) -> Partition | None:
         return next((p for p in layout.partitions if p.number == number), None)
     volumes = [p for p in layout.partitions if p.container != EXTENDED]
     return volumes[number - 1] if 0 < number <= len(volumes) else None
+
+
+def _has_logical_drives(layout: Layout) -> bool:
+    return any(p.container == EXTENDED for p in layout.partitions)
 
 
 def _is_another(sidecar: MbrFile, boot: bytes) -> bool:
