@@ -21,8 +21,9 @@ from synthfs.plan.renew import new_identity
 from synthfs.plan.tree import NEW_IDENTITY, File, find, grow
 from synthfs.survey import survey
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Names come from the backed-up machines: nothing in them is markup.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="UrBackup's backup storage: one folder per client.")]
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A .raw file of the store, or a file of a running mount.")]

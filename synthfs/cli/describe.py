@@ -53,7 +53,7 @@ def disk_facts(disk: Disk) -> Facts:
         "disk_id": disk.layout.disk_id,
         "sector_size": disk.layout.sector_size,
         "length": disk.length,
-        "containers": _containers(disk),
+        **_containers(disk),
         "mixed": disk.mixed,
         "partitions": [_partition_facts(content) for content in disk.contents],
         "notes": [note_facts(note) for note in disk.notes],
@@ -61,12 +61,14 @@ def disk_facts(disk: Disk) -> Facts:
     }
 
 
-def _containers(disk: Disk) -> list[Facts]:
+def _containers(disk: Disk) -> Facts:
+    """The files that hold the disk, and why a mount has none of it where that is so."""
     try:
         container = wrap(disk)
-    except UnsupportedError:
-        return []
-    return [{"format": "vhd", "file": windows_name(disk.image.stem) + container.suffix, "length": container.length}]
+    except UnsupportedError as error:
+        return {"containers": [], "not_mounted": str(error)}
+    file = windows_name(disk.image.stem) + container.suffix
+    return {"containers": [{"format": "vhd", "file": file, "length": container.length}], "not_mounted": None}
 
 
 def _partition_facts(content: Content) -> Facts:
@@ -117,4 +119,8 @@ def extent_facts(extents: ExtentMap) -> list[Facts]:
 
 
 def iso(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """ISO 8601 in UTC; seconds since 1970 for the years that calendars here do not have, and file systems do."""
+    try:
+        return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"@{time_ns // 10**9}"

@@ -55,7 +55,7 @@ def _print_disks(facts: Facts) -> None:
     out.print(table)
     for disk in facts["disks"]:
         for note in _warnings(disk):
-            out.print(f"{printable(disk['client'])}, {printable(disk['name'])}: {note}", markup=False, soft_wrap=True)
+            out.print(f"{printable(disk['client'])}, {printable(disk['name'])}: {note}", soft_wrap=True)
 
 
 def _imaged(disk: Facts) -> str:
@@ -70,6 +70,6 @@ def _warnings(disk: Facts) -> list[str]:
 
 def _print_rest(facts: Facts) -> None:
     for part in facts["parts"]:
-        out.print(f"part of disk {part['disk_id']}: {printable(part['image'])}", markup=False, soft_wrap=True)
+        out.print(f"part of disk {part['disk_id']}: {printable(part['image'])}", soft_wrap=True)
     for skipped in facts["not_offered"]:
-        out.print(f"not offered: {printable(skipped['name'])}: {printable(skipped['reason'])}", markup=False, soft_wrap=True)
+        out.print(f"not offered: {printable(skipped['name'])}: {printable(skipped['reason'])}", soft_wrap=True)

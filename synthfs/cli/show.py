@@ -31,13 +31,15 @@ def show(
         print_json(facts)
         return
     title = f"{facts['client']} · {facts['name']} · {human(facts['length'])} · {facts['scheme']} {facts['disk_id'] or ''}"
-    out.print(printable(title), style="bold", markup=False, soft_wrap=True)
+    out.print(printable(title), style="bold", soft_wrap=True)
     out.print(_picture(facts, min(out.width, 100)))
     out.print(_partitions(facts))
     for container in facts["containers"]:
-        out.print(f"{container['format']}: {container['file']}, {container['length']} bytes", markup=False)
+        out.print(f"{container['format']}: {printable(container['file'])}, {container['length']} bytes")
+    if facts["not_mounted"]:
+        out.print(f"warning: not shown in a mount: {printable(facts['not_mounted'])}")
     for note in facts["notes"]:
-        out.print(f"{'warning' if note['warning'] else 'note'}: {printable(note['text'])}", markup=False)
+        out.print(f"{'warning' if note['warning'] else 'note'}: {printable(note['text'])}")
     if extents:
         out.print(_extents(facts))
 

@@ -127,10 +127,13 @@ def _reported(source: Source) -> Iterator[None]:
 def open_regular(path: str) -> int:
     """A descriptor of the regular file at `path`. Raises SourceError for anything else, without touching it."""
     try:
+        # Some devices act when they are merely opened, so that what it is has to be known before, and checked after.
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise SourceError(f"{path} is {'a symbolic link' if stat.S_ISLNK(mode) else 'no regular file'}")
         fd = os.open(path, _FLAGS)
     except OSError as error:
-        what = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened: {error.strerror}"
-        raise SourceError(f"{path} {what}") from error
+        raise SourceError(f"{path} cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise SourceError(f"{path} is no regular file")
