@@ -5,6 +5,7 @@ the scope of the whole run, in a directory of its own under BASE, which fails wh
 Everything that can hang on a mount runs in a child with a limit. Units: bytes and seconds.
 """
 
+import contextlib
 import os
 import re
 import secrets
@@ -78,12 +79,12 @@ class Scope:
             out.truncate(length)
         return file
 
-    def loop(self, file: Path, *, partscan: bool = False, read_only: bool = False) -> str:
+    def loop(self, file: Path, *, partscan: bool = False, read_only: bool = False, sector_size: int = 512) -> str:
         """Attach a file of this run to a free loop device; returns the device's path."""
         need.loop()
         file = self._ours(file)
         self._ledger.write("intend", "loop", backing=str(file))
-        options = [*["--partscan"] * partscan, *["--read-only"] * read_only]
+        options = [*["--partscan"] * partscan, *["--read-only"] * read_only, f"--sector-size={sector_size}"]
         device = run(["losetup", "--find", "--show", *options, str(file)], timeout=20).stdout.decode().strip()
         self._ledger.write("made", "loop", device=device, backing=str(file))
         self._stack.callback(self._detach, Loop(device, file))
@@ -234,9 +235,12 @@ class Scope:
     def python_for_all(self) -> tuple[str, dict[str, str]]:
         """This Python for every user, and the environment it needs: what lies below /root is closed to others."""
         base = Path(sys.base_prefix)
-        python = self._reachable(base) / Path(sys.executable).resolve().relative_to(base)
+        home = self._reachable(base)
+        python = home / Path(sys.executable).resolve().relative_to(base)
         path = [REPOSITORY, *(Path(entry) for entry in site.getsitepackages())]
-        return str(python), {"PYTHONPATH": ":".join(str(self._reachable(entry)) for entry in path)}
+        # A Python with a shared library of its own must not find the system's, which has the same name.
+        own = {"PYTHONPATH": ":".join(str(self._reachable(entry)) for entry in path), "LD_LIBRARY_PATH": str(home / "lib")}
+        return str(python), own
 
     def _reachable(self, directory: Path) -> Path:
         if all(parent.stat().st_mode & 0o001 for parent in (directory, *directory.parents)):
@@ -268,7 +272,9 @@ class Scope:
         if identity is not None:
             identity.terminate()
             self._ledger.write("gone", "process", pid=identity.pid, start=identity.start)
-        child.poll()
+        # A process of several threads looks like a zombie before the last of them has ended.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(5.0)
 
 
 class Lab(Scope):

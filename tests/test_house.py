@@ -37,6 +37,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host": (1, WORLD),
     "synthfs.host.notify": (1, WORLD),
     "synthfs.host.state": (1, WORLD),
+    "synthfs.host.hooks": (1, WORLD),
     "synthfs.host.background": (1, WORLD),
     "synthfs.host.probe": (1, WORLD),
     "synthfs.host.mounts": (1, WORLD),
@@ -74,6 +75,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.fuse.metrics": (4, WORLD),
     "synthfs.fuse.operations": (4, WORLD),
     "synthfs.fuse.refresh": (4, WORLD),
+    "synthfs.fuse.supervision": (4, WORLD),
     "synthfs.fuse.mount": (4, WORLD),
     # -- 5 front door
     "synthfs.cli": (5, WORLD),

@@ -6,6 +6,7 @@ import logging
 import logging.handlers
 import os
 import pwd
+import re
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -22,6 +23,9 @@ from synthfs.plan.tree import README, Tree
 from synthfs.survey import survey
 
 log = logging.getLogger(__name__)
+
+_NOBODY_AT_ALL = 2**32 - 1
+"""The number that chown(2) takes for "leave it as it is"."""
 
 
 class LogLevel(StrEnum):
@@ -76,7 +80,12 @@ def mount(
     if not daemon:
         serve()
         return
-    background.start(lambda: _reported(serve), lambda: _answers(place, root))
+    try:
+        background.start(lambda: _reported(serve), lambda: _answers(place, root))
+    except BaseException:
+        if left := mounts.at(place):
+            mounts.detach(left)
+        raise
 
 
 def _answers(place: str, root: str) -> bool:
@@ -118,16 +127,21 @@ def _prepare_mountpoint(root: str, place: str) -> None:
 
 def _user(name: str) -> int:
     try:
-        return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
+        return number if (number := _id(name)) is not None else pwd.getpwnam(name).pw_uid
     except KeyError:
         raise MountError(f"--owner {name}: there is no such user") from None
 
 
 def _group(name: str) -> int:
     try:
-        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+        return number if (number := _id(name)) is not None else grp.getgrnam(name).gr_gid
     except KeyError:
         raise MountError(f"--group {name}: there is no such group") from None
+
+
+def _id(text: str) -> int | None:
+    """The number that `text` is; None for a name, and for a number that is no user's or group's."""
+    return int(text) if re.fullmatch("[0-9]{1,10}", text) and int(text) < _NOBODY_AT_ALL else None
 
 
 def _mode(text: str) -> int:

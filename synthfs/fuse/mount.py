@@ -2,7 +2,7 @@
 
 One exit stack owns the mount's life: things die in reverse order of birth, however the end comes.
 
-    Operations ── FUSE session ── event loop: pyfuse3's workers, the signal watch, the refresh, the housekeeping
+    Operations ── FUSE session ── event loop: pyfuse3's workers, signals, refresh, housekeeping, supervision
 
 Not for: what is shown (`plan/tree`), what an operation does (`fuse/operations`).
 """
@@ -24,6 +24,7 @@ from synthfs.errors import MountError
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
 from synthfs.fuse.refresh import Refresher, count
+from synthfs.fuse.supervision import Supervision
 from synthfs.host.mounts import encode_source, users_may_allow_other
 from synthfs.model import STATUS
 from synthfs.plan.catalog import Catalog
@@ -71,8 +72,9 @@ def serve(
         except RuntimeError as error:
             raise MountError(f"{settings.mountpoint} cannot be mounted: {_why(settings.allow_other) or error}") from error
         stack.callback(pyfuse3.close, unmount=True)
-        refresher = Refresher(operations, survey, grown, metrics, settings.interval)
-        trio.run(_main, operations, refresher, lambda: mounted(tree))
+        supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
+        refresher = Refresher(operations, survey, grown, metrics, settings.interval, supervision.reloaded)
+        trio.run(_main, operations, refresher, supervision, lambda: mounted(tree))
 
 
 def _options(store: str, settings: Settings) -> set[str]:
@@ -80,21 +82,26 @@ def _options(store: str, settings: Settings) -> set[str]:
     return options | {"allow_other"} if settings.allow_other else options
 
 
-async def _main(operations: Operations, refresher: Refresher, mounted: Callable[[], None]) -> None:
+async def _main(
+    operations: Operations, refresher: Refresher, supervision: Supervision, mounted: Callable[[], None]
+) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(_obey_signals, refresher)
+        await nursery.start(_obey_signals, refresher, supervision)
         nursery.start_soon(refresher.run)
         nursery.start_soon(_keep_house, operations)
+        nursery.start_soon(supervision.run)
         mounted()
         await pyfuse3.main()
+        supervision.stopping()
         nursery.cancel_scope.cancel()
 
 
-async def _obey_signals(refresher: Refresher, task_status: trio.TaskStatus[None]) -> None:
+async def _obey_signals(refresher: Refresher, supervision: Supervision, task_status: trio.TaskStatus[None]) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
+                supervision.reloading()
                 refresher.request()
             else:
                 log.info("ending on %s", signal.Signals(number).name)

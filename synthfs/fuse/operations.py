@@ -12,6 +12,7 @@ Laws, each of which has bitten somebody:
 Threading: everything runs on trio's event loop, except `Reader.open` and `Reader.read`.
 """
 
+import contextlib
 import errno
 import functools
 import itertools
@@ -68,6 +69,19 @@ def handler(
     return guarded
 
 
+def unanswered(
+    operation: Callable[Concatenate["Operations", P], Coroutine[Any, Any, None]],
+) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, None]]:
+    """For an operation whose end nobody waits for: not even a FUSEError may leave it."""
+
+    @functools.wraps(operation)
+    async def silenced(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        with contextlib.suppress(FUSEError):
+            await operation(self, *args, **kwargs)
+
+    return silenced
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Whom files and directories seem to belong to, and the permission bits of a file."""
@@ -84,8 +98,9 @@ class Access:
 
 @dataclass(slots=True)
 class _Shared:
-    """One reader for everybody who has a file open."""
+    """One reader for everybody who has a file open, and for nobody who opens what the store has in its place by now."""
 
+    file: File
     reader: Reader
     users: int = 0
 
@@ -99,7 +114,7 @@ class Operations(pyfuse3.Operations):
         self._access = access
         self._inodes = Inodes(tree)
         self._readers: dict[int, _Shared] = {}
-        self._handles: dict[int, tuple[int, Reader]] = {}
+        self._handles: dict[int, _Shared] = {}
         self._listings: dict[int, list[tuple[bytes, Node]]] = {}
         self._numbers = itertools.count(1)
         self._buffer = memoryview(bytearray(MAX_READ))
@@ -120,8 +135,9 @@ class Operations(pyfuse3.Operations):
             return nothing
         return self._told(node)
 
+    @unanswered
+    @handler
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        # No @handler: nobody waits for an answer, so that not even a FUSEError may leave.
         for inode, count in inode_list:
             self._inodes.forget(inode, count)
 
@@ -156,22 +172,24 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EISDIR)
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
             raise FUSEError(errno.EROFS)
-        shared = self._readers.get(inode)
+        shared = self._shared(node)
         if shared is None:
             opened = await trio.to_thread.run_sync(_opened, node)
             # Somebody else may have opened the file meanwhile: then theirs is the one to share.
-            shared = self._readers.setdefault(inode, _Shared(opened))
-            if shared.reader is not opened:
+            shared = self._shared(node)
+            if shared is None:
+                shared = self._readers[inode] = _Shared(node, opened)
+            else:
                 opened.close()
         shared.users += 1
         number = next(self._numbers)
-        self._handles[number] = (inode, shared.reader)
+        self._handles[number] = shared
         return FileInfo(fh=FileHandleT(number), keep_cache=True)
 
     @handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         began = time.perf_counter()
-        _, reader = self._handles[fh]
+        reader = self._handles[fh].reader
         into = self._buffer[:size] if size <= MAX_READ else memoryview(bytearray(size))
         count = reader.try_read(off, into)
         if count is None:
@@ -182,12 +200,12 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def release(self, fh: FileHandleT) -> None:
-        inode, reader = self._handles.pop(fh)
-        shared = self._readers[inode]
+        shared = self._handles.pop(fh)
         shared.users -= 1
         if not shared.users:
-            del self._readers[inode]
-            reader.close()
+            if self._readers.get(shared.file.inode) is shared:
+                del self._readers[shared.file.inode]
+            shared.reader.close()
 
     @handler
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
@@ -213,7 +231,7 @@ class Operations(pyfuse3.Operations):
     @property
     def bytes_held(self) -> int:
         """The length of deleted backup files that open handles keep readable."""
-        return sum(shared.reader.bytes_held() for shared in self._readers.values())
+        return sum(reader.bytes_held() for reader in self._open_readers())
 
     def report(self, error: SynthfsError) -> None:
         """Counts an error and logs it, the first time: a client that meets it will try again and again."""
@@ -225,16 +243,24 @@ class Operations(pyfuse3.Operations):
 
     def rest(self) -> None:
         """Lets go of files that are open but idle, where holding them would be in UrBackup's way."""
-        for shared in self._readers.values():
-            if shared.reader.rests:
-                shared.reader.rest()
+        for reader in self._open_readers():
+            if reader.rests:
+                reader.rest()
 
     def close(self) -> None:
         """Closes every file that is still open, when the mount has ended."""
-        for shared in self._readers.values():
-            shared.reader.close()
+        for reader in self._open_readers():
+            reader.close()
         self._readers.clear()
         self._handles.clear()
+
+    def _open_readers(self) -> set[Reader]:
+        return {shared.reader for shared in self._handles.values()}
+
+    def _shared(self, file: File) -> _Shared | None:
+        """The reader to share for `file`, unless it is one of a backup that has been put back in another place since."""
+        shared = self._readers.get(file.inode)
+        return shared if shared and shared.file.disk == file.disk else None
 
     def _node(self, inode: int) -> File | Directory:
         if node := self._inodes.node(inode):

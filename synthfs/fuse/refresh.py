@@ -43,13 +43,15 @@ class Refresher:
         grow: Callable[[Catalog], Tree],
         metrics: Metrics,
         interval: float,
+        done: Callable[[], None] = lambda: None,
     ) -> None:
-        """`interval` is in seconds; 0 means that only a signal causes a scan."""
+        """`interval` is in seconds; 0 means that only a signal causes a scan. `done` is called after one that was asked for."""
         self._operations = operations
         self._survey = survey
         self._grow = grow
         self._metrics = metrics
         self._interval = interval
+        self._done = done
         self._wanted = trio.Event()
 
     def request(self) -> None:
@@ -60,8 +62,11 @@ class Refresher:
         while True:
             with trio.move_on_after(self._interval or float("inf")):
                 await self._wanted.wait()
-            self._wanted = trio.Event()
+            asked, self._wanted = self._wanted.is_set(), trio.Event()
             await self.refresh()
+            # Asked for again meanwhile: then it is not done yet.
+            if asked and not self._wanted.is_set():
+                self._done()
 
     async def refresh(self) -> None:
         """One scan, and everything that follows from it."""
@@ -76,8 +81,9 @@ class Refresher:
             self._metrics.failed_refreshes += 1
             log.exception("bug in a refresh, please report it")
             return
+        # Also where no name changed: a store that was mounted anew has its files under other numbers.
+        self._operations.replace(tree)
         if changed:
-            self._operations.replace(tree)
             with trio.move_on_after(NOTIFY_LIMIT):
                 await trio.to_thread.run_sync(_notify, changed, abandon_on_cancel=True)
         count(self._metrics, catalog, tree)

@@ -1,7 +1,7 @@
 """The mounts of this program: found in the kernel's table, taken down again, never touched when they are not ours.
 
-Every look at the mount itself goes through `host/probe`; paths are resolved without touching their last component, since
-that may be a mount that no longer answers. Not for: making mounts (`fuse/mount`).
+Every look at the mount itself goes through `host/probe`; paths are resolved without a question to their last component,
+since that may be a mount that no longer answers. Not for: making mounts (`fuse/mount`).
 Source: proc(5), mountinfo.
 """
 
@@ -35,9 +35,17 @@ def encode_source(store: str) -> str:
 
 
 def resolve(path: str) -> str:
-    """The absolute path of a mountpoint, with all symbolic links resolved but a last one: that is never looked at."""
+    """The absolute path of a mountpoint with all symbolic links resolved, without asking what is mounted there."""
     parent, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(parent), name)
+    place = os.path.join(os.path.realpath(parent), name)
+    try:
+        # Of a directory the kernel itself says that it is no link, also of one that a dead process serves.
+        target = os.readlink(place)
+    except OSError:
+        return place
+    if os.path.realpath(place) == place:
+        raise MountError(f"{path} is a symbolic link that leads to itself")
+    return resolve(os.path.join(os.path.dirname(place), target))
 
 
 def table() -> list[Mount]:
@@ -51,6 +59,14 @@ def at(path: str) -> Mount | None:
     if not here or here[-1][1] != TYPE:
         return None
     return Mount(here[-1][0], _decode_source(here[-1][2]))
+
+
+def init_sees(path: str) -> bool:
+    """Whether process 1 has a synthfs mount at `path`, and so everybody with its view. True where it cannot be asked."""
+    try:
+        return any(place == path and kind == TYPE for place, kind, _ in _lines("1"))
+    except PermissionError:
+        return True
 
 
 def containing(path: str) -> Mount | None:
@@ -138,9 +154,9 @@ def _users(mountpoint: str) -> Iterator[str]:
             continue
 
 
-def _lines() -> Iterator[tuple[str, str, str]]:
-    """Mountpoint, type and source of each mount."""
-    with open("/proc/self/mountinfo", "rb") as mountinfo:
+def _lines(process: str = "self") -> Iterator[tuple[str, str, str]]:
+    """Mountpoint, type and source of each mount that a process sees."""
+    with open(f"/proc/{process}/mountinfo", "rb") as mountinfo:
         for line in mountinfo:
             before, _, after = line.partition(b" - ")
             kind, source, *_ = after.split(b" ")

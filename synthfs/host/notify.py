@@ -3,18 +3,29 @@
 Source: sd_notify(3), "Standalone implementations".
 """
 
+import contextlib
 import os
 import socket
 import time
 
 
+_LIMIT = 1.0
+
+
+def is_supervised() -> bool:
+    """Whether anybody listens."""
+    return os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@"))
+
+
 def notify(**fields: str | int) -> None:
     """Sends `fields`, named as systemd names them. A service that nobody supervises sends nothing and misses nothing."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    if not is_supervised():
         return
+    address = os.environ["NOTIFY_SOCKET"]
     message = "\n".join(f"{name}={value}" for name, value in fields.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+    # A supervisor that went away, or does not read for a while, is no reason to stop serving.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(_LIMIT)
         channel.connect(f"\0{address[1:]}" if address.startswith("@") else address)
         channel.sendall(message.encode())
 
