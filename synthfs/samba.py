@@ -1,7 +1,7 @@
 """The share through which Windows attaches the disks: what belongs into smb.conf, and what in it would hurt.
 
-`stanza` writes the share, a reason above each line. `findings` reads a configuration as `testparm -s` prints it, where every
-parameter that is not at its default stands in full. Facts were observed with Samba 4.17 on Linux, none with Windows.
+`stanza` writes the share, a reason above each line. `findings` reads a configuration as `testparm -s -v` prints it: all of
+[global], and what a share has otherwise. Facts were observed with Samba 4.17 on Linux, none with Windows.
 
 Not for: changing anybody's configuration.
 """
@@ -61,19 +61,24 @@ def active_configuration(named: str | None = None) -> str:
     program = shutil.which("testparm")
     if program is None:
         raise NotFoundError("testparm is not installed; it comes with Samba (apt install samba)")
-    command = [program, "--suppress-prompt", *([named] if named else [])]
+    # Without --verbose a `writeable = yes` in [global] would not show, though every share inherits it.
+    command = [program, "--suppress-prompt", "--verbose", *([named] if named else [])]
     result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30)
     if result.returncode:
         raise NotFoundError(f"testparm does not accept the configuration: {result.stderr.strip().splitlines()[-1:]}")
     return result.stdout
 
 
+def share_paths(text: str, mountpoint: str) -> list[str]:
+    """The directories of those shares in the configuration `text` that `mountpoint` lies in."""
+    return [share["path"] for share in _shares(_parsed(text), mountpoint).values() if os.path.isdir(share["path"])]
+
+
 def findings(text: str, mountpoint: str) -> Iterator[Finding]:
     """Everything in the configuration `text` that matters to disks at `mountpoint`."""
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"), strict=False)
-    parser.read_string(text)
+    parser = _parsed(text)
     common = dict(parser["global"]) if parser.has_section("global") else {}
-    shares = {name: parser[name] for name in parser.sections() if name != "global" and _covers(parser[name], mountpoint)}
+    shares = _shares(parser, mountpoint)
     if not shares:
         yield Finding(False, f"no share leads to {mountpoint}; `synthfs share {mountpoint}` prints one")
     if os.path.exists("/sys/class/ksmbd-control"):
@@ -85,9 +90,20 @@ def findings(text: str, mountpoint: str) -> Iterator[Finding]:
             yield Finding(True, f"[{name}] is as it should be")
 
 
+def _parsed(text: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"), strict=False)
+    parser.read_string(text)
+    return parser
+
+
+def _shares(parser: configparser.ConfigParser, mountpoint: str) -> dict[str, Section]:
+    return {name: parser[name] for name in parser.sections() if name != "global" and _covers(parser[name], mountpoint)}
+
+
 def _covers(share: Section, mountpoint: str) -> bool:
     path = share.get("path", "").rstrip("/") or "/"
-    return f"{mountpoint}/".startswith(f"{path}/" if path != "/" else "/") and "path" in share
+    is_for_files = "path" in share and not _is_on(share.get("printable", "no"))
+    return is_for_files and f"{mountpoint}/".startswith(f"{path}/" if path != "/" else "/")
 
 
 def _problems(share: Section, mountpoint: str) -> Iterator[str]:

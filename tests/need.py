@@ -44,6 +44,7 @@ PACKAGES = {
     "testparm": "samba-common-bin",
     "setfattr": "attr",
     "strace": "strace",
+    "mount.cifs": "cifs-utils",
 }
 
 # A user's PATH often lacks sbin, where most of these live.
@@ -94,8 +95,14 @@ def zfs() -> None:
         _missing("no zpool command", "zfs")
 
 
-def cifs() -> None:
-    kernel("cifs")
+def cifs() -> list[str]:
+    """The command that runs another one under a kernel with an SMB client and ntfs3: a user-mode Linux, unpacked in UML_OUT."""
+    script = Path(os.environ.get("SYNTHFS_GUEST", REPOSITORY.parent / "shared" / "guest" / "run-uml.sh"))
+    kernel = Path(os.environ.setdefault("UML_OUT", "/var/cache/uml")) / "linux"
+    for file in (script, kernel):
+        if not os.access(file, os.X_OK):
+            _missing(f"no {file} (SYNTHFS_GUEST and UML_OUT name others)", "cifs")
+    return [str(script), "-t", "110", "-m", "1024", "--"]
 
 
 def boot() -> Path:

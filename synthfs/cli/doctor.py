@@ -1,7 +1,6 @@
 """`synthfs doctor`: whether everything that synthfs needs is there, each finding with what to do about it."""
 
 import os
-import pwd
 import shutil
 from collections.abc import Iterator
 from typing import Annotated
@@ -12,14 +11,12 @@ from synthfs import samba
 from synthfs.cli.common import Database, Json, Store, look_at, out, print_json
 from synthfs.engines.materialize import can_share_into
 from synthfs.errors import NotFoundError, ShareError, SourceError, TargetError
-from synthfs.host import mounts
+from synthfs.host import hooks, mounts
 from synthfs.model import Kind
 from synthfs.plan.catalog import Catalog
 from synthfs.samba import Finding
 from synthfs.units import human
 
-_HOOKS = ("post_full_imagebackup", "post_incr_imagebackup")
-_HOOK_DIRECTORIES = ("/var/urbackup", "/usr/local/var/urbackup")
 _FULL = 0.95
 """UrBackup starts deleting backups when its storage fills up; its usual limit is 95 %."""
 
@@ -39,7 +36,7 @@ def doctor(
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
     else:
         for finding in findings:
-            out.print(f"{'ok' if finding.good else 'problem'}: {finding.text}", markup=False, soft_wrap=True)
+            out.print(f"{'ok' if finding.good else 'problem'}: {finding.text}", soft_wrap=True)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 
@@ -102,14 +99,5 @@ def _samba() -> Iterator[Finding]:
 
 
 def _hooks() -> Iterator[Finding]:
-    """A hook that exists but cannot run makes UrBackup fail its backups."""
-    paths = [f"{directory}/{hook}" for directory in _HOOK_DIRECTORIES for hook in _HOOKS]
-    for path in filter(os.path.exists, paths):
-        mode = os.stat(path).st_mode
-        try:
-            user = pwd.getpwnam("urbackup")
-        except KeyError:
-            continue
-        owns = os.stat(path).st_uid == user.pw_uid
-        runs = mode & (0o500 if owns else 0o005) == (0o500 if owns else 0o005)
-        yield Finding(runs, f"{path} is in place" if runs else f"{path} must be readable and executable by user urbackup")
+    for good, text in hooks.check():
+        yield Finding(good, text)

@@ -10,9 +10,11 @@ import sys
 from synthfs.errors import MountError
 from synthfs.host import files, mounts
 
-_IGNORED = frozenset(
-    ("ro", "nofail", "_netdev", "auto", "noauto", "user", "nouser", "users", "defaults", "nosuid", "nodev", "noexec", "noatime")
-)
+# "rw" is what mount(8) passes where a line in fstab says nothing; it is read-only all the same.
+_IGNORED = frozenset((
+    "ro", "rw", "nofail", "_netdev", "auto", "noauto", "user", "nouser", "users", "defaults",
+    "suid", "nosuid", "dev", "nodev", "exec", "noexec", "async", "relatime", "noatime",
+))  # fmt: skip
 _FLAGS = frozenset(("allow_other",))
 _VALUES = frozenset(("owner", "group", "mode", "refresh", "log-level", "log-file", "database"))
 
@@ -43,7 +45,8 @@ def arguments(given: list[str]) -> list[str] | None:
         raise MountError("usage: mount.synthfs STORE MOUNTPOINT [-sfnv] [-o OPTION,…]")
     store, mountpoint = places
     running = mounts.at(mountpoint)
-    if pretend or (running and running.store == files.real_directory(store)):
+    # A dead mount is for `synthfs mount` to replace.
+    if pretend or (running and running.store == files.real_directory(store) and not mounts.is_dead(running)):
         return None
     return ["mount", store, mountpoint, "--daemon", *_translated(options)]
 

@@ -2,6 +2,8 @@
 
 import grp
 import os
+from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -9,7 +11,11 @@ import typer
 from synthfs import samba
 from synthfs.cli.common import Json, out, print_json
 from synthfs.errors import MountError
-from synthfs.host import mounts, probe
+from synthfs.host import mounts
+from synthfs.samba import Finding
+
+_MOST = 1000
+"""How many real files of a share are looked at."""
 
 
 def share(
@@ -26,9 +32,10 @@ def share(
     """Print the share for smb.conf that lets Windows attach the disks of MOUNTPOINT."""
     mount = _the_mount(mountpoint)
     if not check:
-        print(samba.stanza(mount.mountpoint, _group(mount.mountpoint), name), end="")
+        print(samba.stanza(mount.mountpoint, _group(mount), name), end="")
         return
-    findings = list(samba.findings(samba.active_configuration(configuration), mount.mountpoint))
+    active = samba.active_configuration(configuration)
+    findings = [*samba.findings(active, mount.mountpoint), *_sparse_files(active, mount.mountpoint)]
     if as_json:
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
     else:
@@ -36,6 +43,22 @@ def share(
             out.print(f"{'ok' if finding.good else 'problem'}: {finding.text}", markup=False, soft_wrap=True)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
+
+
+def _sparse_files(active: str, mountpoint: str) -> Iterator[Finding]:
+    """Materialized disks of the shares that Samba would call sparse, since a client or a copy has marked them so."""
+    for path in samba.share_paths(active, mountpoint):
+        for file in islice(_disk_files(path), _MOST):
+            if samba.is_flagged_sparse(file):
+                cure = f"remove the mark with `setfattr -x user.DOSATTRIB '{file}'`"
+                yield Finding(False, f"{file} is marked as sparse, and Windows does not attach it; {cure}")
+
+
+def _disk_files(directory: str) -> Iterator[str]:
+    """Every .vhd file below `directory` that is no file of a mount of ours: those have no attributes to be marked with."""
+    for here, names, files in os.walk(directory):
+        names[:] = [name for name in names if not mounts.at(f"{here}/{name}")]
+        yield from (f"{here}/{name}" for name in files if name.lower().endswith(".vhd"))
 
 
 def _the_mount(named: str | None) -> mounts.Mount:
@@ -51,12 +74,13 @@ def _the_mount(named: str | None) -> mounts.Mount:
     return running[0]
 
 
-def _group(mountpoint: str) -> str:
+def _group(mount: mounts.Mount) -> str:
     """The name of the group that may read the mount."""
-    if not probe.answers(mountpoint):
-        raise MountError(f"{mountpoint} does not answer; `synthfs umount {mountpoint}` clears it away")
-    number = os.stat(mountpoint).st_gid
+    place = mount.mountpoint
+    if mounts.is_dead(mount):
+        raise MountError(f"{place} does not answer; `synthfs umount {place}` clears it away")
+    number = os.stat(place).st_gid
     try:
         return grp.getgrgid(number).gr_name
     except KeyError:
-        raise MountError(f"group {number} of {mountpoint} has no name here; mount with --group NAME") from None
+        raise MountError(f"group {number} of {place} has no name here; mount with --group NAME") from None

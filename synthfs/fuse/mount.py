@@ -82,9 +82,7 @@ def _options(store: str, settings: Settings) -> set[str]:
     return options | {"allow_other"} if settings.allow_other else options
 
 
-async def _main(
-    operations: Operations, refresher: Refresher, supervision: Supervision, mounted: Callable[[], None]
-) -> None:
+async def _main(operations: Operations, refresher: Refresher, supervision: Supervision, mounted: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, refresher, supervision)
         nursery.start_soon(refresher.run)

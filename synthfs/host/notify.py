@@ -8,7 +8,6 @@ import os
 import socket
 import time
 
-
 _LIMIT = 1.0
 
 
