@@ -57,11 +57,13 @@ def mount(
     it, files belong to the store's own owner and group, and nobody else gets in, unless --owner, --group or --mode say so.
     """
     root, place = files.real_directory(store), mounts.resolve(mountpoint)
-    _prepare_mountpoint(root, place)
+    _check_place(root, place)
     # The daemon works in the root directory.
     database, log_file = (path and os.path.abspath(path) for path in (database, log_file))
     catalog = look_at(root, database)
     say_notes(catalog.notes)
+    # As late as possible: until the new mount stands, the share is an empty directory.
+    _clear(place)
     owner_id = _user(owner) if owner else catalog.store.owner if allow_other else os.geteuid()
     group_id = _group(group) if group else catalog.store.group if allow_other else os.getegid()
     bits = _mode(mode)
@@ -105,15 +107,19 @@ def _reported(serve: Callable[[], int]) -> int:
         return 70
 
 
-def _prepare_mountpoint(root: str, place: str) -> None:
-    """Raises MountError where mounting at `place` would do harm or make no sense; clears away a dead mount of ours."""
+def _check_place(root: str, place: str) -> None:
+    """Raises MountError where mounting at `place` would do harm or make no sense."""
     if place == root or place.startswith(f"{root}/"):
         raise MountError(f"{place} lies inside the store; UrBackup's clean-up would touch the disks. Mount elsewhere")
     if root.startswith(f"{place}/"):
         raise MountError(f"{place} contains the store, which the mount would hide. Mount elsewhere")
+    if (old := mounts.at(place)) and not mounts.is_dead(old):
+        raise MountError(f"{place} is a running synthfs mount of {old.store} already; `synthfs umount {place}` ends it")
+
+
+def _clear(place: str) -> None:
+    """Takes a dead mount of ours away. Raises MountError where what is below it is no empty directory."""
     if old := mounts.at(place):
-        if not mounts.is_dead(old):
-            raise MountError(f"{place} is a running synthfs mount of {old.store} already; `synthfs umount {place}` ends it")
         say(f"detaching the dead mount at {place}")
         mounts.detach(old)
     if not os.path.isdir(place):

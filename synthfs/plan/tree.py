@@ -6,13 +6,15 @@
     <client>/new-identity/…                   the same disks with other identifiers: to attach beside the original
 
 A tree is immutable; a changed store gives a new one. A file's inode derives from its disk's edition, so a file whose bytes
-would differ is another file. Everything in a node is constant: Samba's durable handles and Windows' caches rest on it.
+would differ is another file. Samba makes its file ids of the lower half of an inode where a share begins above the mount,
+so that even those halves differ within a tree. Everything in a node is constant: Samba's durable handles and Windows'
+caches rest on it.
 
 Not for: FUSE (`fuse/`). Units: bytes; times in nanoseconds since 1970 UTC.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from synthfs import identity
 from synthfs.errors import UnsupportedError
@@ -28,6 +30,8 @@ ROOT_INODE = 1
 NEW_IDENTITY = "new-identity"
 README = "README.txt"
 METRICS = "metrics"
+
+_LOWER_HALF = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,23 @@ def grow(catalog: Catalog, readme: str, live: Iterable[Live] = ()) -> Tree:
     newest = max((client.mtime_ns for client in clients), default=0)
     status_directory = _directory(STATUS_DIRECTORY, live, newest, STATUS_DIRECTORY)
     entries: tuple[Node, ...] = (*clients, status_directory, text_file(README, readme, newest))
-    return Tree(Directory("", ROOT_INODE, newest, entries), tuple(skipped))
+    return Tree(_apart(Directory("", ROOT_INODE, newest, entries), {ROOT_INODE}), tuple(skipped))
+
+
+def _apart(directory: Directory, taken: set[int]) -> Directory:
+    """The same directory, with other inodes for the files whose lower halves are `taken`; adds all that it has to those."""
+    entries: list[Node] = []
+    for node in directory.entries:
+        if isinstance(node, Live):
+            entries.append(node)
+            continue
+        inode = node.inode
+        while inode & _LOWER_HALF in taken:
+            inode = identity.inode(identity.digest("apart", inode))
+        taken.add(inode & _LOWER_HALF)
+        moved = node if inode == node.inode else replace(node, inode=inode)
+        entries.append(_apart(moved, taken) if isinstance(moved, Directory) else moved)
+    return replace(directory, entries=tuple(entries))
 
 
 def _client(name: str, disks: list[Disk]) -> Directory:
