@@ -90,13 +90,17 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """Everything found in one store. `owner` and `group` are those of its root directory."""
+    """Everything found in one store. `owner` and `group` are those of its root directory.
+
+    `identity` tells the store from an empty directory in its place: its file system's id and its root's inode.
+    """
 
     root: str
     owner: int
     group: int
     images: tuple[ImageFacts, ...]
     skipped: tuple[Skipped, ...]
+    identity: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def test_inodes_whose_lower_halves_meet_are_told_apart(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(identity, "digest", remembered)
     catalog = plan(StoreFacts("/store", 0, 0, (), ()), None)
-    grown = tree.grow(catalog, "text")
+    grown = tree.grow(catalog)
     first, second = (node for _, node in tree.walk(grown.root) if not isinstance(node, tree.Live))
     assert first.inode & 0xFFFFFFFF == 7
     assert second.inode & 0xFFFFFFFF not in (7, tree.ROOT_INODE)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from synthfs.errors import NotFoundError
 from synthfs.host import mounts
@@ -20,6 +21,7 @@ from synthfs.plan.disk import Disk, volume_only
 from synthfs.plan.renew import new_identity
 from synthfs.plan.tree import NEW_IDENTITY, File, find, grow
 from synthfs.survey import survey
+from synthfs.urbackup.storage import split_path
 
 # Names come from the backed-up machines: nothing in them is markup.
 out = Console(highlight=False, markup=False, emoji=False)
@@ -57,7 +59,7 @@ def print_json(value: Any) -> None:
 
 def look_at(store: str, database: str | None) -> Catalog:
     """The catalog of `store`, with a sign of life on a terminal: the first look at a large store takes seconds."""
-    with err.status(f"looking at {printable(store)}", spinner="line") if sys.stderr.isatty() else nullcontext():
+    with err.status(Text(f"looking at {printable(store)}"), spinner="line") if sys.stderr.isatty() else nullcontext():
         return survey(store, database)
 
 
@@ -69,24 +71,27 @@ def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
     if mount := mounts.containing(path):
         disk = _in_mount(mounts.resolve(path).removeprefix(f"{mount.mountpoint}/"), mount, database)
         return volume_only(disk.image) if alone else disk
-    absolute = os.path.abspath(path)
-    if not os.path.lexists(absolute):
-        raise NotFoundError(f"{path} does not exist")
-    if not absolute.endswith(".raw"):
+    if not os.path.exists(path):
+        raise NotFoundError(f"{path} does not exist, or its folder may not be entered by this user")
+    if not path.endswith(".raw"):
         raise NotFoundError(f"{path} is no .raw image, and no file of a synthfs mount")
-    directory, file = os.path.split(absolute)
-    in_directory = "_Image_" in os.path.basename(directory)
-    client_directory = os.path.dirname(directory) if in_directory else directory
-    store, client = os.path.split(client_directory)
-    name = f"{client}/{os.path.basename(directory)}/{file}" if in_directory else f"{client}/{file}"
-    catalog = look_at(store, database)
+    why: list[str] = []
+    # In a ZFS store the folder is a link, and the path as given is right; otherwise a link may lead into a store.
+    for place in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        store, name = split_path(place)
+        catalog = look_at(store, database)
+        if found := _named(catalog, name, alone):
+            return found
+        why.append(_why_not(catalog, name))
+    raise NotFoundError(why[0])
+
+
+def _named(catalog: Catalog, name: str, alone: bool) -> Disk | None:
     for disk in catalog.disks:
         if disk.image.name == name:
             return volume_only(disk.image) if alone else disk
-    for part in catalog.parts:
-        if part.image.name == name and alone:
-            return volume_only(part.image)
-    raise NotFoundError(_why_not(catalog, name))
+    parts = (part.image for part in catalog.parts if part.image.name == name and alone)
+    return next((volume_only(image) for image in parts), None)
 
 
 def _why_not(catalog: Catalog, name: str) -> str:
@@ -101,7 +106,7 @@ def _why_not(catalog: Catalog, name: str) -> str:
 
 
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
-    node = find(grow(look_at(mount.store, database), ""), path)
+    node = find(grow(look_at(mount.store, database)), path)
     if isinstance(node, File) and node.disk:
         return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
     raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}")

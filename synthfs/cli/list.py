@@ -9,6 +9,7 @@ from synthfs.cli.common import Database, Json, Store, look_at, out, print_json, 
 from synthfs.cli.describe import Facts, catalog_facts
 from synthfs.errors import NotFoundError
 from synthfs.units import human
+from synthfs.urbackup.storage import is_client
 
 
 def list_disks(
@@ -20,6 +21,8 @@ def list_disks(
 ) -> None:
     """List the disks that STORE has to offer."""
     catalog = look_at(store, database)
+    if not catalog.store.images and is_client(catalog.store.root):
+        raise NotFoundError(f"{store} is the folder of one client; name the one above it, and the client with --client")
     facts = catalog_facts(catalog, client, everything)
     if client is not None and not any(facts.get(key) for key in ("disks", "not_offered")):
         raise NotFoundError(f"{store} offers nothing of a client {client!r}; `synthfs list {store} --all` shows what there is")
@@ -30,7 +33,7 @@ def list_disks(
     _print_disks(facts)
     if everything:
         _print_rest(facts)
-    elif hidden := len(catalog.skipped):
+    elif hidden := sum(client in (None, skipped.client) for skipped in catalog.skipped):
         say(f"{hidden} more {'is' if hidden == 1 else 'are'} not offered; --all shows why")
 
 

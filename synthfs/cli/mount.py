@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from synthfs.cli.common import Database, Store, look_at, say, say_notes
-from synthfs.errors import MountError, SynthfsError
+from synthfs.errors import MountError, SynthfsError, TargetError
 from synthfs.host import background, files, mounts, probe
 from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
@@ -67,6 +67,7 @@ def mount(
     owner_id = _user(owner) if owner else catalog.store.owner if allow_other else os.geteuid()
     group_id = _group(group) if group else catalog.store.group if allow_other else os.getegid()
     bits = _mode(mode)
+    handler = _log_handler(log_file, daemon)
 
     def serve() -> int:
         # Here and not above: trio must not be imported before the fork.
@@ -74,7 +75,7 @@ def mount(
         from synthfs.fuse.mount import serve as serve_fuse
         from synthfs.fuse.operations import Access
 
-        _log(log_level, log_file, daemon)
+        logging.basicConfig(level=log_level.upper(), handlers=[handler])
         settings = Settings(place, Access(owner_id, group_id, bits), allow_other, refresh)
         serve_fuse(catalog, lambda: survey(root, database), settings, lambda tree: _greet(tree, catalog, place, daemon))
         return 0
@@ -160,17 +161,20 @@ def _mode(text: str) -> int:
     return bits
 
 
-def _log(level: LogLevel, file: str | None, daemon: bool) -> None:
+def _log_handler(file: str | None, daemon: bool) -> logging.Handler:
     handler: logging.Handler
     if file:
-        handler = logging.FileHandler(file)
+        try:
+            handler = logging.FileHandler(file)
+        except OSError as error:
+            raise TargetError(f"--log-file {file}: {error.strerror}") from error
     elif daemon and os.path.exists("/dev/log"):
         handler = logging.handlers.SysLogHandler("/dev/log")
     else:
         handler = logging.StreamHandler()
     moment = "%(asctime)s " if file else ""
-    handler.setFormatter(logging.Formatter(f"{moment}synthfs[{os.getpid()}]: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    handler.setFormatter(logging.Formatter(f"{moment}synthfs[%(process)d]: %(message)s"))
+    return handler
 
 
 def _greet(tree: Tree, catalog: Catalog, place: str, daemon: bool) -> None:
@@ -187,8 +191,8 @@ def umount(mountpoint: Mountpoint) -> None:
     if found is None:
         raise MountError(f"{mountpoint} is no synthfs mount")
     status = probe.read(f"{found.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
-    if status is None:
-        say(f"{mountpoint} does not answer; detaching it")
+    if status is None and mounts.is_dead(found):
+        say(f"nobody serves {mountpoint} any more; detaching it")
         mounts.detach(found)
-        return
-    mounts.unmount(found, json.loads(status)["pid"])
+    else:
+        mounts.unmount(found, json.loads(status)["pid"] if status else None)

@@ -42,6 +42,10 @@ class Inodes:
     def node(self, inode: int) -> File | Directory | None:
         return self._nodes.get(inode) or self._old.get(inode)
 
+    def is_present(self, node: File | Directory) -> bool:
+        """Whether `node` is what the present tree has under its inode."""
+        return self._nodes.get(node.inode) is node
+
     def parent(self, inode: int) -> int:
         return self._parents.get(inode, ROOT_INODE)
 

@@ -28,7 +28,6 @@ from synthfs.fuse.supervision import Supervision
 from synthfs.host.mounts import encode_source, users_may_allow_other
 from synthfs.model import STATUS
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.readme import readme
 from synthfs.plan.tree import METRICS, Live, Tree, grow
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def serve(
         live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
 
         def grown(catalog: Catalog) -> Tree:
-            return grow(catalog, readme(catalog), live)
+            return grow(catalog, live)
 
         tree = grown(catalog)
         count(metrics, catalog, tree)
@@ -73,7 +72,8 @@ def serve(
             raise MountError(f"{settings.mountpoint} cannot be mounted: {_why(settings.allow_other) or error}") from error
         stack.callback(pyfuse3.close, unmount=True)
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
-        refresher = Refresher(operations, survey, grown, metrics, settings.interval, supervision.reloaded)
+        identity, interval = catalog.store.identity, settings.interval
+        refresher = Refresher(operations, survey, grown, metrics, interval, identity, supervision.reloaded)
         trio.run(_main, operations, refresher, supervision, lambda: mounted(tree))
 
 

@@ -42,6 +42,9 @@ FOREVER = 3600.0
 MAX_READ = 1024 * 1024
 """The most that a kernel asks for in one request, unless its administrator raised fs.fuse.max_pages_limit."""
 
+_READERS = 40
+"""How many reads may wait for a disk at the same time."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -119,6 +122,8 @@ class Operations(pyfuse3.Operations):
         self._numbers = itertools.count(1)
         self._buffer = memoryview(bytearray(MAX_READ))
         self._reported: set[str] = set()
+        # Threads of their own: reads that hang on a broken disk must not keep scans and watchdogs waiting.
+        self._reading = trio.CapacityLimiter(_READERS)
 
     @handler
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
@@ -194,7 +199,7 @@ class Operations(pyfuse3.Operations):
         count = reader.try_read(off, into)
         if count is None:
             into = memoryview(bytearray(size))
-            count = await trio.to_thread.run_sync(reader.read, off, into)
+            count = await trio.to_thread.run_sync(reader.read, off, into, limiter=self._reading)
         self.metrics.count_read(count, time.perf_counter() - began)
         return into[:count]  # type: ignore[return-value]  # pyfuse3 takes any buffer; its stub says bytes
 
@@ -280,15 +285,13 @@ class Operations(pyfuse3.Operations):
         """The attributes of a node that the kernel is told of, and will forget one day."""
         shown = self._rendered(node)
         self._inodes.remember(shown)
-        result = self._attributes(shown)
-        if shown is not node:
-            result.entry_timeout = result.attr_timeout = 0
-        return result
+        return self._attributes(shown)
 
     def _attributes(self, node: File | Directory) -> EntryAttributes:
         result = EntryAttributes()
         result.st_ino = InodeT(node.inode)
-        result.entry_timeout = result.attr_timeout = FOREVER
+        # What was made for one look, and what a listing begun before a refresh still holds, is not to be kept.
+        result.entry_timeout = result.attr_timeout = FOREVER if self._inodes.is_present(node) else 0.0
         result.st_uid, result.st_gid = self._access.owner, self._access.group
         result.st_atime_ns = result.st_mtime_ns = result.st_ctime_ns = node.mtime_ns
         if isinstance(node, Directory):

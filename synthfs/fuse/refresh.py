@@ -6,7 +6,8 @@ One at a time; a signal during a scan causes one more scan after it. Two laws, b
 
     - The kernel is notified from a worker thread only, under no lock that a handler takes, and not waited for without
       bound: from the event loop, a notification deadlocks in the kernel against a read of the same inode.
-    - A scan that fails changes nothing: a store that is not there for a moment is no store without backups.
+    - A scan that fails changes nothing, and one that finds an empty directory in the store's place has failed: a store that
+      is not there for a moment is no store without backups.
 
 A negative look-up is remembered by the kernel for as long as a positive one, so every name that comes, goes or leads
 elsewhere is notified, and no other.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Sequence
 import pyfuse3
 import trio
 
-from synthfs.errors import SynthfsError
+from synthfs.errors import NotFoundError, SynthfsError
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Operations
 from synthfs.plan.catalog import Catalog
@@ -43,9 +44,12 @@ class Refresher:
         grow: Callable[[Catalog], Tree],
         metrics: Metrics,
         interval: float,
+        store: tuple[int, int],
         done: Callable[[], None] = lambda: None,
     ) -> None:
-        """`interval` is in seconds; 0 means that only a signal causes a scan. `done` is called after one that was asked for."""
+        """`interval` is in seconds; 0 means that only a signal causes a scan. `store` is the identity of the store when it was
+        mounted. `done` is called after a scan that was asked for.
+        """
         self._operations = operations
         self._survey = survey
         self._grow = grow
@@ -53,6 +57,7 @@ class Refresher:
         self._interval = interval
         self._done = done
         self._wanted = trio.Event()
+        self._store = store
 
     def request(self) -> None:
         """Causes a scan at once, or another one after that which is under way."""
@@ -92,6 +97,9 @@ class Refresher:
 
     def _look(self) -> tuple[Catalog, Tree, list[tuple[int, str]]]:
         catalog = self._survey()
+        if not catalog.store.images and catalog.store.identity != self._store:
+            raise NotFoundError(f"{catalog.store.root} is empty and not the file system it was, as if it were unmounted")
+        self._store = catalog.store.identity
         tree = self._grow(catalog)
         return catalog, tree, changes(self._operations.tree, tree)
 

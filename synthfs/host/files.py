@@ -19,16 +19,13 @@ from synthfs.extents import Source
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """A name that leads elsewhere or blocks (symlink, FIFO, device) must neither be followed nor waited for."""
 
-_CHECK_EVERY = 1.0
-"""Seconds for which a fingerprint is believed. A check is one fstat, a tenth of a small read."""
-
 ZFS_MAGIC = 0x2FC12FC1
 
 
 class OpenSource:
     """A backup file held open. Its descriptor goes on working when the file is deleted underneath."""
 
-    __slots__ = ("_checked", "_nowait", "fd", "source", "used")
+    __slots__ = ("_nowait", "fd", "source", "used")
 
     def __init__(self, source: Source) -> None:
         """Raises SourceError where the file at `source.path` is not there or not the one that `source` describes."""
@@ -48,6 +45,8 @@ class OpenSource:
     def check(self) -> None:
         """Raises SourceError if the open file is not what it was: by inode, size and time of modification.
 
+        It follows every read, for the price of one fstat: bytes that were read before are those of the backup.
+
         Not by device, which BTRFS sets to 0 once a subvolume is deleted, and not by ctime, which deletion changes.
         """
         with _reported(self.source):
@@ -55,27 +54,26 @@ class OpenSource:
         expected = (self.source.inode, self.source.size, self.source.mtime_ns)
         if (found.st_ino, found.st_size, found.st_mtime_ns) != expected:
             raise SourceError(f"{self.source.path} was changed while it was in use; nothing more is read from it")
-        self.used = self._checked = time.monotonic()
+        self.used = time.monotonic()
 
     def try_read(self, offset: int, into: memoryview) -> bool:
         """Fills `into` if that takes no waiting. False: it would block, or the file system cannot tell."""
         if not self._nowait:
             return False
-        if time.monotonic() - self._checked > _CHECK_EVERY:
-            self.check()
         try:
-            return os.preadv(self.fd, (into,), offset, os.RWF_NOWAIT) == len(into)
+            filled = os.preadv(self.fd, (into,), offset, os.RWF_NOWAIT) == len(into)
         except BlockingIOError:
             return False
         except OSError as error:
             # ZFS cannot; whatever else went wrong, the read that may block meets it again and reports it.
             self._nowait = error.errno != errno.EOPNOTSUPP
             return False
+        if filled:
+            self.check()
+        return filled
 
     def read(self, offset: int, into: memoryview) -> None:
         """Fills `into`, however long that takes. Raises SourceError where it cannot be filled."""
-        if time.monotonic() - self._checked > _CHECK_EVERY:
-            self.check()
         done = 0
         while done < len(into):
             with _reported(self.source):
@@ -83,6 +81,7 @@ class OpenSource:
             if count == 0:
                 raise SourceError(f"{self.source.path} ends at {offset + done}, before the {self.source.size} bytes it had")
             done += count
+        self.check()
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Offset and length of everything in [offset, offset + length) that is no hole."""

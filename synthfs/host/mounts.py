@@ -85,11 +85,11 @@ def file_system(path: str) -> tuple[str, str]:
 
 
 def is_dead(mount: Mount) -> bool:
-    """Whether nobody serves the mount any more: it is listed, but does not answer.
+    """Whether nobody serves the mount any more. One that is slow, stuck or closed to this user is alive.
 
     The mountpoint itself would be found in the kernel's caches for a long time yet.
     """
-    return not probe.answers(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
+    return probe.is_disconnected(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
 
 
 def detach(mount: Mount) -> None:

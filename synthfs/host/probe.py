@@ -1,8 +1,10 @@
 """Looks at files that may hang: a mount whose daemon is stuck stops everybody who touches it, and SIGKILL does not help.
 
-So the look is taken by a child that is given a limit, and left behind if it does not come back.
+So the look is taken by a child that is given a limit, and left behind if it does not come back. Units: seconds.
 """
 
+import errno
+import os
 import subprocess
 
 LIMIT = 5.0
@@ -19,12 +21,25 @@ def answers(path: str, limit: float = LIMIT) -> bool:
     return _output(("stat", "--format=%i", "--", path), limit) is not None
 
 
+def is_disconnected(path: str, limit: float = LIMIT) -> bool:
+    """Whether `path` lies in a mount that nobody serves any more. One that is slow, stuck or not for us is none."""
+    ended = _run(("stat", "--format=%i", "--", path), limit)
+    return ended is not None and os.strerror(errno.ENOTCONN).encode() in ended[1]
+
+
 def _output(command: tuple[str, ...], limit: float) -> bytes | None:
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    ended = _run(command, limit)
+    return ended[0] if ended and not ended[1] else None
+
+
+def _run(command: tuple[str, ...], limit: float) -> tuple[bytes, bytes] | None:
+    """What the child wrote to stdout and stderr; None where it did not end in time."""
+    pipe = subprocess.PIPE
+    plain = {**os.environ, "LC_ALL": "C"}
+    child = subprocess.Popen(command, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, env=plain)
     try:
-        output, _ = child.communicate(timeout=limit)
+        return child.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         child.kill()
         child.returncode = -9  # not waited for: in an answer that never comes, even a killed process stays
         return None
-    return output if child.returncode == 0 else None

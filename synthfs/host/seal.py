@@ -15,11 +15,11 @@ _BTRFS_SUBVOL_RDONLY = 1 << 1
 
 
 def seal_of(directory: str) -> Seal:
-    """The seal of `directory`; NONE where it is neither a subvolume nor a dataset, or cannot be opened."""
+    """The seal of `directory`; NONE where it is neither a subvolume nor a dataset, OPEN where it cannot be asked."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return Seal.NONE
+        return Seal.OPEN
     flags = array.array("Q", [0])
     try:
         fcntl.ioctl(fd, _BTRFS_IOC_SUBVOL_GETFLAGS, flags)

@@ -2,7 +2,7 @@
 
 An image of C: belongs on one disk with the ESP that was imaged beside it and with D:, which has its own backup of about
 the same time. Siblings of a partition are the offered images of the same client whose own `.mbr` names the same disk and
-puts them at the same place. Of those, the one wins that
+puts them at the same place. Of those, one whose place is beyond doubt goes before all others, and of these the one wins that
 
     1. UrBackup itself associates with the image (SYSVOL and ESP of a C:),
     2. was taken in the same snapshot group (equal `backuptime`),
@@ -149,9 +149,9 @@ class _Shelf:
 def _best(dated: _Dated, candidates: Iterable[_Dated]) -> _Dated:
     associated = dated.row.associated if dated.row else ()
 
-    def merit(other: _Dated) -> tuple[bool, bool, int, str]:
+    def merit(other: _Dated) -> tuple[bool, bool, bool, int, str]:
         image = other.volume.image
         together = bool(dated.row and other.row and dated.row.backuptime == other.row.backuptime)
-        return image.name not in associated, not together, abs(dated.distance(other)), image.name
+        return other.volume.disputed, image.name not in associated, not together, abs(dated.distance(other)), image.name
 
     return min(candidates, key=merit)

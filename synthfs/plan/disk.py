@@ -41,6 +41,8 @@ class Volume:
     length: int
     notes: tuple[Note, ...] = ()
     offset: int = VOLUME_OFFSET
+    disputed: bool = False
+    """Whether the evidence about its place was not of one mind."""
 
     @property
     def key(self) -> tuple[object, ...] | None:
@@ -134,7 +136,7 @@ class Planner:
             case Nowhere(why):
                 return lone_volume(image, length, why)
             case partition, notes:
-                return Volume(image, layout, partition, length, notes)
+                return Volume(image, layout, partition, length, notes, disputed=bool(notes))
 
     def _layout(self, sidecar: MbrFile) -> Layout:
         key = (sidecar.boot_record, sidecar.primary, sidecar.backup, sidecar.extra_position, sidecar.extra)
@@ -184,8 +186,11 @@ def lone_volume(image: ImageFacts, length: int, why: str, warning: bool = True) 
     room = length + boot.sector_size if boot and short else length
     seed = [identity.guid(identity.digest("lone-volume", image.name, part)) for part in ("disk", "partition")]
     layout = layouts.generated(room, _type_of(image), image.letter, *seed)
-    note = Note(f"shown as a disk of its own with this volume alone: {why}", warning)
-    return Volume(image, layout, layout.partitions[0], length, (note,))
+    notes = [Note(f"shown as a disk of its own with this volume alone: {why}", warning)]
+    if boot and boot.sector_size != layout.sector_size:
+        text = f"its file system has sectors of {boot.sector_size} bytes, this disk of {layout.sector_size}"
+        notes.append(Note(f"{text}: Windows may not read it", warning=True))
+    return Volume(image, layout, layout.partitions[0], length, tuple(notes))
 
 
 def _type_of(image: ImageFacts) -> UUID:
@@ -203,11 +208,11 @@ def assemble(volume: Volume, siblings: Mapping[int, tuple[Volume, int]]) -> Disk
             contents.append(Content(partition, volume))
         else:
             contents.append(Content(partition, *siblings.get(partition.number, (None, 0))))
-    notes = (*volume.layout.notes, *volume.notes, *_notes(contents))
+    notes = (*volume.layout.notes, *volume.notes, *_notes(volume, contents))
     return Disk(volume.image, volume.layout, tuple(contents), notes, _edition(volume, contents))
 
 
-def _notes(contents: Sequence[Content]) -> Iterator[Note]:
+def _notes(volume: Volume, contents: Sequence[Content]) -> Iterator[Note]:
     for content in contents:
         partition = content.partition
         if not content.volume:
@@ -219,6 +224,9 @@ def _notes(contents: Sequence[Content]) -> Iterator[Note]:
         elif abs(content.age) > FAR:
             days = f"{abs(content.age) / 86400:.1f} days {'older' if content.age < 0 else 'newer'}"
             yield Note(f"partition {partition.number} is from {content.volume.image.name}, {days}", warning=True)
+        if content.volume and content.volume is not volume:
+            for note in content.volume.notes:
+                yield Note(f"partition {partition.number}: {note.text}", note.warning)
 
 
 def _edition(volume: Volume, contents: Sequence[Content]) -> bytes:

@@ -46,6 +46,10 @@ def locate(
     told = _told_by_boot_sector(layout, fitting, boot)
     if named in fitting and (not told or named in told):
         return named, ()
+    if named in fitting and _fills(named, volume_length, layout.sector_size) and not any(
+        _fills(other, volume_length, layout.sector_size) for other in told
+    ):
+        return named, (_doubt(named, told[0]),)
     if len(told) == 1:
         return told[0], (_disagreement(sidecar, named, told[0], "its boot sector names that place"),)
     if named in fitting:
@@ -91,6 +95,11 @@ def _told_by_boot_sector(layout: Layout, fitting: Sequence[Partition], boot: byt
 def _fills(partition: Partition, volume_length: int, sector_size: int) -> bool:
     """Whether the volume takes all of the partition, or all but the last sector, as NTFS counts itself."""
     return partition.length - sector_size <= volume_length
+
+
+def _doubt(believed: Partition, told: Partition) -> Note:
+    text = f"volume placed in partition {believed.number}, whose number and length are right, although its boot sector names "
+    return Note(f"{text}the place of partition {told.number}", warning=True)
 
 
 def _disagreement(sidecar: MbrFile, named: Partition | None, believed: Partition, why: str) -> Note:

@@ -3,10 +3,6 @@
 Not for: administrators; they have the documentation. Lines end in CR LF, since it is read on Windows.
 """
 
-from synthfs.plan.catalog import Catalog
-from synthfs.plan.disk import Disk
-from synthfs.plan.names import windows_name
-
 _TEXT = """\
 Backups as disks
 ================
@@ -34,11 +30,6 @@ A volume that Windows will not read, or that has to be written to: make a local 
 """
 
 
-def readme(catalog: Catalog) -> str:
-    """The text, with the newest disk of the store as its example."""
-    example = max(catalog.disks, key=lambda disk: disk.image.raw.mtime_ns, default=None)
-    return _TEXT.format(path=_windows_path(example) if example else "client\\disk.vhd").replace("\n", "\r\n")
-
-
-def _windows_path(disk: Disk) -> str:
-    return f"{windows_name(disk.image.client)}\\{windows_name(disk.image.stem)}.vhd"
+def readme(example: str | None) -> str:
+    """The text, with the file at `example`, a path below the mount, as its example."""
+    return _TEXT.format(path=(example or "client/disk.vhd").replace("/", "\\")).replace("\n", "\r\n")

@@ -25,6 +25,7 @@ from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import wrap
 from synthfs.plan.disk import Disk
 from synthfs.plan.names import windows_names
+from synthfs.plan.readme import readme
 
 ROOT_INODE = 1
 NEW_IDENTITY = "new-identity"
@@ -81,8 +82,8 @@ class Tree:
     skipped: tuple[Skipped, ...]
 
 
-def grow(catalog: Catalog, readme: str, live: Iterable[Live] = ()) -> Tree:
-    """The tree of all disks of `catalog`. `readme` is the text of README.txt, `live` are the files of `.synthfs`."""
+def grow(catalog: Catalog, live: Iterable[Live] = ()) -> Tree:
+    """The tree of all disks of `catalog`; `live` are the files of `.synthfs`."""
     skipped: list[Skipped] = []
     by_client: dict[str, list[Disk]] = {}
     for disk in catalog.disks:
@@ -96,8 +97,16 @@ def grow(catalog: Catalog, readme: str, live: Iterable[Live] = ()) -> Tree:
     clients = [_client(names[client], disks) for client, disks in by_client.items()]
     newest = max((client.mtime_ns for client in clients), default=0)
     status_directory = _directory(STATUS_DIRECTORY, live, newest, STATUS_DIRECTORY)
-    entries: tuple[Node, ...] = (*clients, status_directory, text_file(README, readme, newest))
+    text = text_file(README, readme(_newest_disk(clients)), newest)
+    entries: tuple[Node, ...] = (*clients, status_directory, text)
     return Tree(_apart(Directory("", ROOT_INODE, newest, entries), {ROOT_INODE}), tuple(skipped))
+
+
+def _newest_disk(clients: Iterable[Directory]) -> str | None:
+    """The path of the newest disk that is shown."""
+    files = [(f"{client.name}/{node.name}", node) for client in clients for node in client.entries if isinstance(node, File)]
+    path, _ = max(files, key=lambda found: found[1].mtime_ns, default=(None, None))
+    return path
 
 
 def _apart(directory: Directory, taken: set[int]) -> Directory:

@@ -17,7 +17,9 @@ from synthfs.units import MiB, TiB, align_down
 
 _GPT_AT = 512
 _ENTRY_AT = 1024
-_SECTORS_AT = 446 + 12
+_ENTRY_AT_WRAPPER = 446
+_WRAPPER_ENTRY = bytes.fromhex("80 fe ff ff 07 fe ff ff 00 04 00 00")
+_SECTORS_AT = _ENTRY_AT_WRAPPER + len(_WRAPPER_ENTRY)
 _MAX_SLACK = VOLUME_OFFSET + MiB + 1024
 
 
@@ -35,12 +37,21 @@ def volume_length(size: int, head: bytes) -> int:
         if not 0 < length <= rest:
             raise FormatError(f".raw says that its volume has {length} bytes, but has room for {rest}")
         return int(length)
-    if size > 2 * TiB and len(head) >= 512:
-        (sectors,) = struct.unpack_from("<I", head, _SECTORS_AT)
-        length = sectors * 512
-        if length + VOLUME_OFFSET <= size and _enlarged(length) == size:
-            return int(length)
+    if (said := _said_by_wrapper(head)) is None:
+        return align_down(rest, 512)
+    if size > 2 * TiB:
+        return said if said + VOLUME_OFFSET <= size and _enlarged(said) == size else align_down(rest, 512)
+    if rest < said:
+        raise FormatError(f".raw ends early: {said - rest} of the {said} bytes of its volume are missing")
     return align_down(rest, 512)
+
+
+def _said_by_wrapper(head: bytes) -> int | None:
+    """The length of the volume by the boot record that UrBackup made up, modulo 2 TiB; None where there is none."""
+    if head[510:512] != b"\x55\xaa" or head[_ENTRY_AT_WRAPPER : _ENTRY_AT_WRAPPER + 12] != _WRAPPER_ENTRY:
+        return None
+    (sectors,) = struct.unpack_from("<I", head, _SECTORS_AT)
+    return int(sectors) * 512
 
 
 def whole_disk(size: int, head: bytes) -> tuple[int, int]:

@@ -46,7 +46,24 @@ def scan(root: str, clients: Collection[str] = ()) -> StoreFacts:
     for entry in entries:
         if entry.name not in OWN_DIRECTORIES or entry.name in clients:
             finder.client(entry)
-    return StoreFacts(root, owner.st_uid, owner.st_gid, tuple(finder.images), tuple(finder.skipped))
+    identity = os.statvfs(root).f_fsid, owner.st_ino
+    return StoreFacts(root, owner.st_uid, owner.st_gid, tuple(finder.images), tuple(finder.skipped), identity)
+
+
+def is_client(directory: str) -> bool:
+    """Whether `directory` holds images as the folder of a client does, and not clients as a store does."""
+    with os.scandir(directory) as entries:
+        return any(_DIRECTORY.fullmatch(entry.name) for entry in entries)
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """The store that the image at the absolute `path` would lie in, and its name there: `<client>/<dir>/<file>`."""
+    directory, _, file = path.rpartition("/")
+    parent, _, last = directory.rpartition("/")
+    if _DIRECTORY.fullmatch(last):
+        store, _, client = parent.rpartition("/")
+        return store or "/", f"{client}/{last}/{file}"
+    return parent or "/", f"{last}/{file}"
 
 
 def holds_any(root: str, names: Iterable[str]) -> bool:
