@@ -53,7 +53,16 @@ def synthfs(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """UrBackup's RAW image backups as whole disks that Windows can attach."""
-    context.default_map = config.load(settings)
+    context.default_map = config.load(settings, _options(context))
+
+
+def _options(context: typer.Context) -> config.Options:
+    """What the settings file may set."""
+    verbs = getattr(context.command, "commands", {})
+    return {
+        name: {option[2:]: parameter.name for parameter in verb.params for option in parameter.opts if option[:2] == "--"}
+        for name, verb in verbs.items()
+    }
 
 
 def main() -> None:
