@@ -4,6 +4,7 @@ Not for: rebuilt disks (test_layout for their tables, test_crown for their bytes
 """
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -15,6 +16,7 @@ import need
 import sparse
 from handmade import GIB, KIB, MIB, Slot, ext_boot, gpt, image, mbr_sidecar, ntfs_boot, record, sidecar_bytes
 from processes import run
+from synthfs.errors import FormatError
 from synthfs.extents import Bytes, FileRange
 from synthfs.model import ImageFacts
 from synthfs.plan.disk import Disk, Planner, assemble
@@ -145,3 +147,17 @@ class TestWholeDisk:
         copy = gpt(1 << 18, Slot(slot, 2048, 199999))
         disk = self.whole(handmade.protective(1 << 18) + copy.header + copy.table[:7168], 128 * MIB)
         assert list(disk.extent_map()) == [(0, FileRange(disk.image.raw, 0, 128 * MIB))]
+
+
+class TestATruncatedImage:
+    @pytest.mark.parametrize("missing", [512, 1 << 20])
+    def test_is_no_volume(self, missing: int) -> None:
+        """UrBackup's wrapper says how long the volume is: a shorter file is refused, and not served with zeroes."""
+        whole = handmade.image(length=8 << 20)
+        wrapper = bytearray(512)
+        wrapper[446:458], wrapper[510:] = bytes.fromhex("80feffff07feffff00040000"), b"\x55\xaa"
+        struct.pack_into("<I", wrapper, 458, (8 << 20) // 512)
+        short = replace(whole, head=bytes(wrapper), raw=replace(whole.raw, size=whole.raw.size - missing))
+        with pytest.raises(FormatError, match=str(missing)):
+            Planner().volume(short)
+        assert Planner().volume(replace(whole, head=bytes(wrapper))).length == 8 << 20

@@ -92,6 +92,44 @@ class TestComingAndGoing:
         stock.backup(store, stamp="260302-0201")
         assert wait_until(lambda: is_there(scope, target / NEXT) == [True], 5.0, 0.1)
 
+    def test_store_that_was_unmounted(self, scope: Scope, stock: Stock) -> None:
+        """The empty directory that an unmounted store leaves is no store without backups either."""
+        place = scope.btrfs(512 << 20, name="unmounted")
+        stock.backup(Store(place), stamp="260301-0201")
+        target = scope.synthfs_mount(place, "--refresh", "0.2")
+        scope.run(["umount", "--lazy", place])
+        assert wait_until(lambda: status(scope, target)["failed_refreshes"] > 1, 5.0, 0.1)
+        assert is_there(scope, target / Sample.C) == [True]
+
+    def test_texts_are_fresh_after_a_listing(self, scope: Scope, stock: Stock) -> None:
+        """The kernel keeps nothing of status.json, also when it came to know the file by a listing with all attributes."""
+        target = scope.synthfs_mount(stock.store(scope).root, "--refresh", "0")
+        scope.run(["ls", "-l", target / ".synthfs"])
+        before = status(scope, target)["refreshes"]
+        refresh(scope, target)
+        scope.run(["ls", "-l", target / ".synthfs"])
+        assert status(scope, target)["refreshes"] > before
+
+    def test_listing_begun_before_a_refresh(self, scope: Scope, stock: Stock) -> None:
+        """A directory that is being listed while a backup goes does not bring its name back."""
+        store = stock.store(scope)
+        image = stock.backup(store, stamp="260302-0201")
+        target = scope.synthfs_mount(store.root, "--refresh", "0")
+        raw, server, state = image.raw.parent, str(scope.server(target).pid), target / STATUS
+        source = """
+import shutil
+folder, backup, server, status, name = arguments
+listing = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+shutil.rmtree(backup)
+done = json.load(open(status))['refreshes']
+os.kill(int(server), 1)
+while json.load(open(status))['refreshes'] == done:
+    time.sleep(0.02)
+os.listdir(listing)
+answer(failure(os.stat, os.path.join(folder, name)))
+"""
+        assert ask(scope, source, (target / NEXT).parent, raw, server, state, NEXT.rpartition("/")[2]) == "ENOENT"
+
     def test_backup_that_was_put_back(self, scope: Scope, stock: Stock) -> None:
         """A backup that was spoiled and is put back can be opened after a refresh, also while a spoiled handle is open."""
         store = stock.store(scope)

@@ -180,3 +180,16 @@ def test_so_on_mbr_disks(kind: int) -> None:
     assert why_not(
         mbr_sidecar(record((7, 2048, 4096), (kind, 8192, 200000)), 2, linux=kind == 0x8E), 100000 * SECTOR, ext_boot()
     )
+
+
+class TestAStaleBootSector:
+    """A volume that was moved or cloned may keep the hidden sectors of its earlier place."""
+
+    DISK = slots((1, 2048, 40960), (2, 65536, 4096))
+
+    def test_does_not_outvote_a_number_and_a_length_that_agree(self) -> None:
+        """The image fills the partition that its number means; the larger one that its boot sector names is not believed."""
+        length = 4095 * SECTOR
+        partition, notes = found(gpt_sidecar(self.DISK, 2), length, ntfs_boot(length, 2048))
+        assert partition.number == 2
+        assert "partition 1" in notes
