@@ -95,6 +95,14 @@ def zfs() -> None:
         _missing("no zpool command", "zfs")
 
 
+def guest() -> None:
+    """The kernel with ZFS that scripts/uml-run starts: unpacked already, or ready to be; a test never builds it."""
+    root()
+    unpacked = Path(os.environ.get("SYNTHFS_UML", "/var/cache/synthfs/uml")) / "complete"
+    if not unpacked.is_file() and not (REPOSITORY.parent / "shared" / "guest" / "uml-kernel.tar.zst").is_file():
+        _missing("no kernel for scripts/uml-run (scripts/uml-build makes it)", "zfs")
+
+
 def cifs() -> list[str]:
     """The command that runs another one under a kernel with an SMB client and ntfs3: a user-mode Linux, unpacked in UML_OUT."""
     script = Path(os.environ.get("SYNTHFS_GUEST", REPOSITORY.parent / "shared" / "guest" / "run-uml.sh"))

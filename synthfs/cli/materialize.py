@@ -4,18 +4,19 @@ import os
 import sys
 import time
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, assert_never
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Image, Json, VolumeOnly, err, find_disk, print_json, say
+from synthfs.cli.common import Database, Image, Json, VolumeOnly, err, find_disk, print_json, printable, say, say_notes
+from synthfs.cli.describe import note_facts
 from synthfs.engines.materialize import Prepared, Reflink, prepare
 from synthfs.errors import TargetError
 from synthfs.plan.container import wrap
 from synthfs.plan.disk import Disk
 from synthfs.plan.names import windows_name
-from synthfs.plan.recipe import Totals
+from synthfs.plan.recipe import Clone, Copy, Hole, Step, Write
 from synthfs.plan.renew import new_identity as renewed_disk
 from synthfs.units import human
 
@@ -45,7 +46,7 @@ def materialize(
 ) -> None:
     """Freeze the disk of IMAGE into a real file, without copying its data.
 
-    The file shares its blocks with the backup (BTRFS, XFS): made in a moment, taking hardly any space of its own, and
+    The file shares its blocks with the backup (BTRFS, XFS, ZFS): made in a moment, taking hardly any space of its own, and
     there to stay when UrBackup deletes the backup.
     """
     began = time.monotonic()
@@ -56,13 +57,20 @@ def materialize(
     container = wrap(disk)
     directory, name = _target(output, windows_name(disk.image.stem) + suffix + container.suffix)
     _check_place(directory, disk)
-    if os.path.lexists(f"{directory}/{name}") and not force:
-        raise TargetError(f"{directory}/{name} exists already; --force replaces it, -o names another place")
+    _check_target(f"{directory}/{name}", force)
+    say_notes(tuple(note for note in disk.notes if note.warning))
     with prepare(container.extent_map(), directory, mode) as prepared:
-        done = prepared.expected if dry_run else _freeze(prepared, name, force)
-        proven = dry_run or prepared.proven()
-    _report(f"{directory}/{name}", container.length, done, time.monotonic() - began, dry_run, as_json)
-    if not proven:
+        if not dry_run:
+            _freeze(prepared, name, force)
+        seconds = time.monotonic() - began
+        measured = dry_run or prepared.measure()
+        facts = _facts(f"{directory}/{name}", prepared, dry_run, seconds, measured)
+        facts["notes"] = [note_facts(note) for note in disk.notes]
+    if as_json:
+        print_json(facts | {"steps": [_as_json(step) for step in prepared.steps]})
+    else:
+        _report(facts, prepared)
+    if not measured:
         say("note: ZFS was asked to share the data, but too much else happened in the pool to prove by its figures that it did")
 
 
@@ -71,7 +79,17 @@ def _target(output: str, usual_name: str) -> tuple[str, str]:
     if os.path.isdir(output):
         return os.path.realpath(output), usual_name
     directory, name = os.path.split(os.path.abspath(output))
+    if output.endswith("/"):
+        raise TargetError(f"{output} is no directory; make one with `mkdir -p`")
     return os.path.realpath(directory), name
+
+
+def _check_target(path: str, force: bool) -> None:
+    """Raises TargetError where there is something that is not to be replaced."""
+    if os.path.lexists(path) and not force:
+        raise TargetError(f"{path} exists already; --force replaces it, -o names another place")
+    if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
+        raise TargetError(f"{path} is no regular file, and is not replaced")
 
 
 def _check_place(directory: str, disk: Disk) -> None:
@@ -81,22 +99,52 @@ def _check_place(directory: str, disk: Disk) -> None:
         raise TargetError(f"{directory} lies in UrBackup's storage, whose clean-up deletes what it does not know; use -o")
 
 
-def _freeze(prepared: Prepared, name: str, force: bool) -> Totals:
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+def _freeze(prepared: Prepared, name: str, force: bool) -> None:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(name, total=prepared.extents.length)
-        return prepared.freeze(name, force, lambda done: progress.update(task, completed=done))
+        prepared.freeze(name, force, lambda done: progress.update(task, completed=done))
 
 
-def _report(path: str, length: int, done: Totals, seconds: float, dry_run: bool, as_json: bool) -> None:
-    if as_json:
-        facts = {"file": path, "length": length, "dry_run": dry_run, "seconds": round(seconds, 3)}
-        parts = {"cloned": done.cloned, "copied": done.copied, "edges": done.edges, "written": done.written, "hole": done.hole}
-        print_json(facts | parts)
-        return
-    edges = f" ({human(done.edges)} of it edges of blocks)" if done.edges else ""
+def _facts(path: str, prepared: Prepared, dry_run: bool, seconds: float, measured: bool) -> dict[str, Any]:
+    """The figures of a run: bytes by what became of them, and the space that the file takes of its own, None if unknown."""
+    sums = prepared.expected
+    facts = {"file": path, "length": prepared.extents.length, "dry_run": dry_run, "seconds": round(seconds, 3)}
+    parts = {"cloned": sums.cloned, "copied": sums.copied, "edges": sums.edges, "written": sums.written, "hole": sums.hole}
+    return facts | parts | {"new_space": prepared.new_space if measured else None}
+
+
+def _as_json(step: Step) -> dict[str, Any]:
+    facts = {"offset": step.target, "length": step.length, "do": _verb(step)}
+    if isinstance(step, Clone | Copy):
+        facts |= {"source": step.source.name, "source_offset": step.offset}
+    return facts
+
+
+def _verb(step: Step) -> str:
+    match step:
+        case Clone():
+            return "clone"
+        case Copy():
+            return "copy"
+        case Write():
+            return "write"
+        case Hole():
+            return "hole"
+        case _:
+            assert_never(step)
+
+
+def _report(facts: dict[str, Any], prepared: Prepared) -> None:
+    """What is to be done, extent by extent, on stdout if nothing was done yet; and the sums on stderr."""
+    dry_run = facts["dry_run"]
+    for step in prepared.steps if dry_run else ():
+        source = f" from {printable(step.source.name)} at {step.offset}" if isinstance(step, Clone | Copy) else ""
+        print(f"{step.target:>16} {step.length:>16} {_verb(step):<5}{source}")
+    edges = f" ({human(facts['edges'])} of it edges of blocks)" if facts["edges"] else ""
+    space = facts["new_space"]
     say(
-        f"{'would make' if dry_run else 'made'} {path}, {human(length)}: {human(done.cloned)} cloned, "
-        f"{human(done.copied)} copied{edges}, {human(done.written)} written, {human(done.hole)} left as holes; "
-        f"{seconds:.1f} s"
+        f"{'would make' if dry_run else 'made'} {facts['file']}, {human(facts['length'])}: {human(facts['cloned'])} cloned, "
+        f"{human(facts['copied'])} copied{edges}, {human(facts['written'])} written, {human(facts['hole'])} left as holes; "
+        f"new space {'not known' if space is None else human(space)}; {facts['seconds']:.1f} s"
     )

@@ -1,10 +1,12 @@
 """`synthfs sync`: keep the newest disks of each client frozen in a directory, by itself, after every backup."""
 
+import contextlib
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -13,11 +15,13 @@ from synthfs.cli.materialize import Format
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.errors import SynthfsError, TargetError
 from synthfs.host import state
+from synthfs.host.publish import free_share, settle, space_share
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import wrap
-from synthfs.plan.sync import Found, Frozen, Make, SyncPlan, plan_sync
+from synthfs.plan.sync import Found, Frozen, Make, Outdated, SyncPlan, plan_sync
 
 _PARTIAL = 1
+_FIELDS: dict[str, type] = get_type_hints(Frozen)
 
 
 def sync(
@@ -39,10 +43,11 @@ def sync(
     """
     directory = os.path.realpath(to)
     record = state.path_for("sync", directory)
-    with state.alone(record):
+    share_free = _percentage(min_free)
+    with nullcontext() if dry_run else state.alone(record):
         catalog = _settled(store, database, wait)
         say_notes(catalog.notes)
-        run = _Run(catalog, directory, record, _percentage(min_free), dry_run, prune_anyway)
+        run = _Run(catalog, directory, record, share_free, dry_run)
         run.check_place()
         plan = run.plan(form.value, keep, client, prune_anyway)
         for remark in plan.remarks:
@@ -81,19 +86,16 @@ def _percentage(text: str) -> float:
 class _Run:
     """One run of `sync` over one directory."""
 
-    def __init__(
-        self, catalog: Catalog, directory: str, record: str, min_free: float, dry_run: bool, accept_store: bool
-    ) -> None:
+    def __init__(self, catalog: Catalog, directory: str, record: str, min_free: float, dry_run: bool) -> None:
         self._catalog = catalog
         self._directory = directory
         self._record = record
         self._min_free = min_free
         self._dry_run = dry_run
-        loaded = state.load(record)
-        self._store = loaded.get("store") or self._identity()
-        if accept_store:
-            self._store = self._identity()
-        self._frozen = {each.place: each for each in _frozen(loaded)}
+        self._loaded = state.load(record)
+        self._store: Any = self._loaded.get("store")
+        self._found: dict[str, Found] = {}
+        self._frozen: dict[str, Frozen] = {}
         self._made: list[str] = []
         self._removed: list[str] = []
         self._failed: list[str] = []
@@ -108,15 +110,18 @@ class _Run:
 
     def plan(self, form: str, keep: int, client: str, prune_anyway: bool) -> SyncPlan:
         root = self._catalog.store.root
+        self._found = dict(_found(self._directory))
+        self._frozen = _recorded(self._loaded, self._found)
+        if prune_anyway or self._store is None:
+            self._store = self._identity()
         return plan_sync(
             self._catalog,
             self._frozen.values(),
-            dict(self._found()),
-            self._catalog.rows,
+            self._found,
             keep,
             f".{form}",
             client,
-            same_store=self._store == self._identity(),
+            same_store=self._is_the_same(),
             prune_anyway=prune_anyway,
             is_there=lambda name: os.path.lexists(os.path.dirname(f"{root}/{name}")),
         )
@@ -130,79 +135,144 @@ class _Run:
             except SynthfsError as error:
                 say(f"synthfs: {new.frozen.place}: {error}")
                 self._failed.append(new.frozen.place)
-        for each in plan.outdated:
-            self._remove(each)
+        for old in plan.outdated:
+            if self._is_replaced(old):
+                self._remove(old.frozen)
+        if self._is_the_same():
+            self._store = self._identity()
         if not self._dry_run:
             self._save()
 
     def summary(self, plan: SyncPlan) -> dict[str, Any]:
+        spared = sum(old.frozen.place not in self._removed for old in plan.outdated)
         return {
             "directory": self._directory,
             "made": len(self._made),
             "removed": len(self._removed),
-            "kept": len(plan.kept),
+            "kept": len(plan.kept) - sum(new.replace for new in plan.make) + spared,
             "failed": len(self._failed),
             "files": {"made": self._made, "removed": self._removed, "failed": self._failed},
         }
 
     def _make(self, new: Make, plan: SyncPlan) -> None:
-        path = f"{self._directory}/{new.frozen.place}"
-        self._made.append(new.frozen.place)
-        if self._dry_run:
-            return
-        self._make_room(plan)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with prepare(wrap(new.disk).extent_map(), os.path.dirname(path), Reflink.ALWAYS) as prepared:
-            prepared.freeze(os.path.basename(path), new.replace)
-        made = os.stat(path)
-        self._frozen[new.frozen.place] = replace(new.frozen, size=made.st_size, mtime_ns=made.st_mtime_ns)
-        self._save()
+        place, path = new.frozen.place, f"{self._directory}/{new.frozen.place}"
+        if not self._dry_run:
+            self._make_room(plan)
+            client_directory = os.path.dirname(path)
+            try:
+                os.makedirs(client_directory, exist_ok=True)
+            except OSError as error:
+                raise TargetError(f"{client_directory} cannot be made: {error.strerror}") from error
+
+            def announce(made: os.stat_result) -> None:
+                pending = replace(new.frozen, size=made.st_size, mtime_ns=made.st_mtime_ns)
+                self._save(pending)
+                self._frozen[place] = pending
+
+            before = self._frozen.get(place)
+            try:
+                with prepare(wrap(new.disk).extent_map(), client_directory, Reflink.ALWAYS) as prepared:
+                    prepared.freeze(os.path.basename(path), new.replace, about_to_publish=announce)
+            except SynthfsError:
+                if before is None:
+                    self._frozen.pop(place, None)
+                else:
+                    self._frozen[place] = before
+                raise
+        self._made.append(place)
+
+    def _is_replaced(self, old: Outdated) -> bool:
+        """Whether the newer disks are there, in a dry run whether they would be."""
+        there = self._found.keys() | set(self._made)
+        return there.issuperset(old.newer)
 
     def _make_room(self, plan: SyncPlan) -> None:
-        """Removes the oldest unmodified files until `min_free` is free. Raises TargetError where that is not enough."""
-        oldest = sorted(plan.kept, key=lambda each: each.stamp)
-        while self._free() < self._min_free:
-            victim = next((each for each in oldest if each.place in self._frozen), None)
-            if victim is None:
-                raise TargetError(f"less than {self._min_free:.0%} of {self._directory} is free; nothing more is made")
-            self._remove(victim)
+        """Removes the oldest unmodified files until `min_free` is free. Raises TargetError where all would not be enough.
 
-    def _free(self) -> float:
-        found = os.statvfs(self._directory)
-        return found.f_bavail / max(found.f_blocks, 1)
+        Only outdated ones: the others would be made anew by the next run, and share their blocks with a backup that is
+        still there, so that removing them frees nothing.
+        """
+        while free_share(self._directory) < self._min_free:
+            victims = [old.frozen for old in plan.outdated if old.frozen.place in self._frozen]
+            at_most = sum(space_share(f"{self._directory}/{each.place}") for each in victims)
+            if free_share(self._directory) + at_most < self._min_free or not victims:
+                raise TargetError(f"less than {self._min_free:.0%} of {self._directory} is free; nothing more is made")
+            victim = min(victims, key=lambda each: each.stamp)
+            say(f"note: {victim.place} is removed, to have {self._min_free:.0%} of the space free")
+            self._remove(victim)
+            settle(self._directory)
 
     def _remove(self, each: Frozen) -> None:
-        self._removed.append(each.place)
-        if self._dry_run:
+        """Removes a file, if it is still the one that was recorded, and has not been removed to make room."""
+        path = f"{self._directory}/{each.place}"
+        if each.place not in self._frozen:
             return
-        os.unlink(f"{self._directory}/{each.place}")
+        if not self._dry_run:
+            try:
+                at = os.stat(path, follow_symlinks=False)
+                if (at.st_size, at.st_mtime_ns) != (each.size, each.mtime_ns):
+                    say(f"note: {each.place} is being written to, and is left alone")
+                    return
+                os.unlink(path)
+            except OSError as error:
+                say(f"synthfs: {each.place} cannot be removed: {error.strerror}")
+                self._failed.append(each.place)
+                return
+        self._removed.append(each.place)
         del self._frozen[each.place]
-        self._save()
 
-    def _found(self) -> Iterator[tuple[str, Found]]:
-        """What is there of all that was recorded or might be made."""
-        for client in os.scandir(self._directory):
-            if client.is_dir(follow_symlinks=False):
-                for file in os.scandir(client.path):
+    def _identity(self) -> dict[str, Any]:
+        """What tells this store from an empty mountpoint, from another disk, and from itself without its database."""
+        root = self._catalog.store.root
+        at, system = os.stat(root), os.statvfs(root)
+        return {"root": root, "inode": at.st_ino, "file_system": system.f_fsid, "database": bool(self._catalog.database)}
+
+    def _is_the_same(self) -> bool:
+        """Whether the store is that of the last run. One that has a database now, and had none then, is."""
+        now = self._identity()
+        return bool(self._store in (now, now | {"database": False}))
+
+    def _save(self, pending: Frozen | None = None) -> None:
+        """`pending` is the file that is published next: whether it was, the next run will see."""
+        files = [_fields(each) for each in self._frozen.values()]
+        extra = {"pending": _fields(pending)} if pending else {}
+        state.save(self._record, {"store": self._store, "files": files, **extra})
+
+
+def _found(directory: str) -> Iterator[tuple[str, Found]]:
+    """The files of all folders below `directory`. What cannot be looked at is not there: it is neither made nor removed."""
+    for client in _entries(directory):
+        if client.is_dir(follow_symlinks=False):
+            for file in _entries(client.path):
+                with contextlib.suppress(OSError):
                     at = file.stat(follow_symlinks=False)
                     yield f"{client.name}/{file.name}", Found(at.st_size, at.st_mtime_ns)
 
-    def _identity(self) -> dict[str, Any]:
-        """What tells this store from an empty mountpoint and from another disk."""
-        root = self._catalog.store.root
-        return {"root": root, "inode": os.stat(root).st_ino, "file_system": os.statvfs(root).f_fsid}
 
-    def _save(self) -> None:
-        files = [asdict(each) for each in self._frozen.values()]
-        state.save(self._record, {"store": self._store, "files": files})
-
-
-def _frozen(record: dict[str, Any]) -> Iterator[Frozen]:
-    """The files of a record; what is garbled is no file of ours."""
-    for fields in record.get("files", []):
-        try:
-            yield Frozen(**fields)
-        except TypeError:
-            continue
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except OSError:
+        return []
 
 
+def _recorded(record: dict[str, Any], found: Mapping[str, Found]) -> dict[str, Frozen]:
+    """The files of a record by their places; what is garbled is no file of ours."""
+    files = record.get("files")
+    known = {each.place: each for fields in (files if isinstance(files, list) else ()) if (each := _frozen(fields))}
+    pending = _frozen(record.get("pending"))
+    if pending and found.get(pending.place) == Found(pending.size, pending.mtime_ns):
+        known[pending.place] = pending
+    return known
+
+
+def _fields(frozen: Frozen) -> dict[str, Any]:
+    return {name: getattr(frozen, name) for name in _FIELDS}
+
+
+def _frozen(fields: object) -> Frozen | None:
+    """A record's entry, if each of its fields is there and of its type."""
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS.keys():
+        return None
+    return Frozen(**fields) if all(type(fields[name]) is kind for name, kind in _FIELDS.items()) else None

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import assert_never
 
@@ -19,14 +19,16 @@ from synthfs.engines import sharing
 from synthfs.engines.sharing import Ways
 from synthfs.errors import ShareError, TargetError
 from synthfs.extents import ExtentMap, Source
+from synthfs.host import reflink
 from synthfs.host.files import OpenSource
 from synthfs.host.publish import Draft
-from synthfs.plan.recipe import Clone, Copy, Hole, Step, Totals, Write, cook, totals, unshared
+from synthfs.plan.recipe import Clone, Copy, Hole, Step, Totals, Write, cook, leave_holes, new_space, totals, unshared
 from synthfs.units import GiB, MiB, human
 
 _CLONE_AT_ONCE = 8 * GiB
 _COPY_AT_ONCE = MiB
 Progress = Callable[[int], None]
+Told = Callable[[os.stat_result], None]
 
 
 class Reflink(StrEnum):
@@ -45,9 +47,13 @@ class Prepared:
     steps: list[Step]
     directory: str
     why_copied: dict[Source, str]
+    new_space: int
+    """Bytes that the file will take beside what it shares; after `freeze`, those that it does take."""
+
     _ways: Ways = field(repr=False)
     _files: dict[Source, OpenSource] = field(repr=False)
     _draft: Draft = field(repr=False)
+    _shared: int = 0
 
     @property
     def expected(self) -> Totals:
@@ -61,57 +67,66 @@ class Prepared:
                 cloned[step.source] += step.length
         return sharing.proven(self._ways, self._files, cloned)
 
-    def freeze(self, name: str, overwrite: bool, progress: Progress = lambda done: None) -> Totals:
-        """Makes the file and publishes it as `name`. Returns what became of its bytes, as it was done.
+    def freeze(
+        self, name: str, overwrite: bool, progress: Progress = lambda done: None, about_to_publish: Told = lambda made: None
+    ) -> None:
+        """Makes the file and publishes it as `name`, about which it tells the caller when all but the name is there.
 
         Raises SourceError if a backup changed, TargetError if `name` exists or the space ran out; then nothing is left.
         """
-        target, done = self._draft.fd, Totals(0, 0, 0, 0, 0)
+        target, shared = self._draft.fd, 0
         try:
-            os.ftruncate(target, self.extents.length)
+            sharing.begin(self._ways, self._files, target, self.extents.length)
             for step in self.steps:
-                done = self._do(step, target, done)
+                shared += self._do(step, target)
                 progress(step.target + step.length)
             for file in self._files.values():
                 file.check()
             if os.fstat(target).st_size != self.extents.length:
                 raise TargetError(f"{self.directory}/{name} came out at the wrong length; nothing was published")
+            self._draft.finish()
+            about_to_publish(os.fstat(target))
             self._draft.publish(name, overwrite)
+            self._shared = shared
         except OSError as error:
             raise TargetError(f"{self.directory}/{name} cannot be written: {error.strerror}; nothing was left of it") from error
-        return done
 
-    def _do(self, step: Step, target: int, done: Totals) -> Totals:
+    def measure(self) -> bool:
+        """Measures `new_space` of the frozen file. False: on ZFS too much else happened in the pool to tell what is shared."""
+        if not self.proven():
+            return False
+        measured = sharing.new_space(self._ways, self._draft.fd, self._shared)
+        if measured is not None:
+            self.new_space = measured
+        return True
+
+    def _do(self, step: Step, target: int) -> int:
+        """Does one step. Returns how much more is allocated for the file that it shares with a backup."""
         match step:
-            case Hole(length=length):
-                return replace(done, hole=done.hole + length)
+            case Hole():
+                pass
             case Write(at, data):
                 _write(target, data, at)
-                return replace(done, written=done.written + len(data))
+            case Copy():
+                self._copy(step, target)
             case Clone():
+                before = reflink.allocated(target)
                 file, way = self._files[step.source], self._ways.by_source[step.source]
                 for skip in range(0, step.length, _CLONE_AT_ONCE):
                     length = min(_CLONE_AT_ONCE, step.length - skip)
                     way.share(file.fd, step.offset + skip, length, target, step.target + skip)
-                return replace(done, cloned=done.cloned + step.length)
-            case Copy():
-                copied = sum(self._copy(step, target))
-                edges = copied if step.edge else 0
-                hole = step.length - copied
-                return replace(done, copied=done.copied + copied, edges=done.edges + edges, hole=done.hole + hole)
+                return reflink.allocated(target) - before
             case _:
                 assert_never(step)
+        return 0
 
-    def _copy(self, step: Copy, target: int) -> Iterator[int]:
-        """Copies the data of a range and leaves its holes. Yields the length of each piece."""
+    def _copy(self, step: Copy, target: int) -> None:
         file = self._files[step.source]
         buffer = memoryview(bytearray(min(_COPY_AT_ONCE, step.length)))
-        for offset, length in file.data_ranges(step.offset, step.length):
-            for at in range(offset, offset + length, _COPY_AT_ONCE):
-                piece = buffer[: min(_COPY_AT_ONCE, offset + length - at)]
-                file.read(at, piece)
-                _write(target, piece, step.target + at - step.offset)
-                yield len(piece)
+        for done in range(0, step.length, _COPY_AT_ONCE):
+            piece = buffer[: min(_COPY_AT_ONCE, step.length - done)]
+            file.read(step.offset + done, piece)
+            _write(target, piece, step.target + done)
 
 
 @contextmanager
@@ -135,8 +150,10 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
                 why.setdefault(copy.source, _misaligned(copy, block))
         if mode is Reflink.ALWAYS and why:
             raise ShareError(_cannot_share(why, directory))
-        _check_space(directory, totals(steps))
-        yield Prepared(extents, steps, directory, why, ways, files, draft)
+        steps = list(leave_holes(steps, lambda source, offset, length: files[source].data_ranges(offset, length)))
+        needed = new_space(steps, reflink.block_size(draft.fd))
+        _check_space(directory, needed)
+        yield Prepared(extents, steps, directory, why, needed, ways, files, draft)
 
 
 def can_share_into(directory: str, source: Source) -> None:
@@ -166,9 +183,9 @@ def _cannot_share(why: dict[Source, str], directory: str) -> str:
     return f"{reasons}. Choose a directory on the backups' own file system with -o, or allow a copy with --reflink auto"
 
 
-def _check_space(directory: str, expected: Totals) -> None:
+def _check_space(directory: str, needed: int) -> None:
     found = os.statvfs(directory)
-    free, needed = found.f_bavail * found.f_frsize, expected.copied + expected.written
+    free = found.f_bavail * found.f_frsize
     if needed > free:
         raise TargetError(f"{directory} has {human(free)} free, and {human(needed)} are to be written")
 

@@ -3,12 +3,13 @@
     BTRFS, XFS, one ZFS dataset     FICLONERANGE: it shares or fails
     ZFS, other datasets             copy_file_range: it shares or copies, and only the pool's counters tell which
 
-On ZFS a file has one block size, which a new file takes from the first block cloned into it; all sources with another one
-are copied. Every UrBackup image is a dataset of its own there, so this is the rule and not the exception.
+On ZFS a file has one block size, which a new file takes from the first blocks cloned into it while it is empty; all sources
+with another one are copied. Every UrBackup image is a dataset of its own there, so this is the rule and not the exception.
 
 Not for: what goes where (`plan/recipe`). Units: bytes. Source: observation on BTRFS, XFS and OpenZFS 2.3.
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ Files = Mapping[Source, OpenSource]
 _TRIAL = 64 * MiB
 _UNCOUNTED = 256 * KiB
 """Metadata of a trial's size, which is nobody's data."""
+
+_UNLIKE = "only one of backup and new file is excluded from copy-on-write (chattr +C), and such files share nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +55,23 @@ class Ways:
 def find(files: Files, target: int, directory: str) -> Ways:
     """Tries every source with the empty file `target`, which lies in `directory`, and leaves it empty."""
     ways = Ways()
+    pool = zfs.pool_of(directory)
+    if pool:
+        pool.settle()
     if any(reflink.excluded_from_cow(file.fd) for file in files.values()):
-        reflink.exclude_from_cow(target)
+        # Where the new file cannot have the flag, the trial fails and says why.
+        with contextlib.suppress(ShareError):
+            reflink.exclude_from_cow(target)
     for source, file in files.items():
         block = reflink.block_size(file.fd)
         try:
             reflink.clone_range(file.fd, 0, block, target, 0)
             ways.by_source[source] = Way(block, reflink.clone_range)
         except ShareError as error:
-            ways.why_not[source] = str(error)
+            unlike = reflink.excluded_from_cow(file.fd) != reflink.excluded_from_cow(target)
+            ways.why_not[source] = _UNLIKE if unlike and not pool else str(error)
         os.ftruncate(target, 0)
-    if ways.why_not and not ways.by_source and (pool := zfs.pool_of(directory)):
+    if ways.why_not and pool:
         return _across_datasets(files, target, pool)
     return ways
 
@@ -75,7 +84,6 @@ def _across_datasets(files: Files, target: int, pool: zfs.Pool) -> Ways:
     for source, file in files.items():
         sizes[reflink.block_size(file.fd)] += source.size
     ((block, _),) = sizes.most_common(1)
-    pool.settle()
     for source, file in files.items():
         own = reflink.block_size(file.fd)
         if zfs.pool_of(source.path) != pool:
@@ -91,6 +99,27 @@ def _across_datasets(files: Files, target: int, pool: zfs.Pool) -> Ways:
     return ways
 
 
+def begin(ways: Ways, files: Files, target: int, length: int) -> None:
+    """Gives the empty file its length, and on ZFS the block size of what will be cloned into it.
+
+    Growing an empty file, or one of a single block, would give it the block size of its dataset.
+    """
+    seeded = 0
+    if ways.pool and ways.by_source:
+        source, way = next(iter(ways.by_source.items()))
+        seeded = _seed(files[source], target, way.block)
+    os.ftruncate(target, length)
+    if seeded:
+        reflink.punch_hole(target, 0, min(seeded, length))
+
+
+def _seed(file: OpenSource, target: int, block: int) -> int:
+    """Clones the first two blocks of a source into the empty file, which thereby takes its block size for good."""
+    length = align_down(min(2 * block, file.source.size), block)
+    reflink.copy_range(file.fd, 0, length, target, 0)
+    return length
+
+
 def _trial(file: OpenSource, target: int, block: int, pool: zfs.Pool) -> bool:
     """Clones the first data of a source into the empty file, which thereby takes its block size, and asks the pool.
 
@@ -99,19 +128,29 @@ def _trial(file: OpenSource, target: int, block: int, pool: zfs.Pool) -> bool:
     """
     try:
         for _ in range(3):  # somebody else's deletion may hide one of them
-            before, at = pool.saved(), 0
+            pool.settle()  # the last trial is gone, and counted no more
+            before, at = pool.saved(), _seed(file, target, block)
             for offset, length in _blocks_with_data(file, block):
                 reflink.copy_range(file.fd, offset, length, target, at)
                 at += length
             pool.settle()
-            taken = os.fstat(target).st_blocks * 512
+            taken = reflink.allocated(target)
             shared = pool.saved() - before >= taken // 2 - _UNCOUNTED
-            if shared or at == 0:
-                break
+            if shared:
+                return reflink.block_size(target) == block
             os.ftruncate(target, 0)
-        return at == 0 or (shared and reflink.block_size(target) == block)
+        return _is_busy(pool)
     finally:
         os.ftruncate(target, 0)
+
+
+def _is_busy(pool: zfs.Pool) -> bool:
+    """Whether others clone or delete in the pool just now: then a trial says nothing, and it is `proven` that may say no."""
+    seen = set()
+    for _ in range(4):
+        pool.settle()
+        seen.add(pool.saved())
+    return len(seen) > 1
 
 
 def _blocks_with_data(file: OpenSource, block: int) -> Iterator[tuple[int, int]]:
@@ -137,6 +176,17 @@ def proven(ways: Ways, files: Files, cloned: Mapping[Source, int]) -> bool:
     expected = 0
     for source, length in cloned.items():
         # What is allocated of a file, less all of it that was not cloned: that much of it at least was shared.
-        allocated = os.fstat(files[source].fd).st_blocks * 512
-        expected += max(int(allocated * 0.95) - (source.size - length), 0)
+        expected += max(int(reflink.allocated(files[source].fd) * 0.95) - (source.size - length), 0)
     return ways.pool.saved() - ways.saved_before >= expected
+
+
+def new_space(ways: Ways, target: int, shared: int) -> int | None:
+    """Bytes that the finished file takes beside what it shares: `shared` where cloning is counted file by file.
+
+    On ZFS it is what the pool saved meanwhile that counts; call it after `proven`, which waits for the figures. None
+    where it saved more than this file can account for.
+    """
+    if ways.pool:
+        shared = ways.pool.saved() - ways.saved_before
+    taken = reflink.allocated(target)
+    return taken - shared if shared <= taken else None

@@ -2,24 +2,37 @@
 
     with Draft(directory) as draft:
         … write to draft.fd …
+        draft.finish()
         draft.publish("name", replace=False)
 
 A draft has no name (O_TMPFILE), so nothing is left of it however the process ends. Where a file system has no nameless
-files it gets a hidden temporary name. To publish is: fsync the file, link it, fsync the directory.
-Not for: what goes into the file.
+files, and for the moment of replacing one, it has a hidden temporary name; what a killed process leaves under such a name
+is removed by the next one that makes a draft there. To finish is to fsync the file, to publish is to link it and fsync
+the directory. Not for: what goes into the file. Source: open(2), rename(2), flock(2).
 """
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import os
+import re
 import secrets
 from types import TracebackType
 from typing import Self
 
 from synthfs.errors import TargetError
+from synthfs.host import zfs
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 """What kernels and file systems answer that know no nameless files (open(2), O_TMPFILE)."""
+
+_NO_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems answer that know no hard links."""
+
+_RENAME_NOREPLACE = 1
+_TEMPORARY = re.compile(r"\.synthfs-(\d+)-[0-9a-f]{8}")
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _temporary_name() -> str:
@@ -37,7 +50,11 @@ class Draft:
         except OSError as error:
             raise TargetError(f"{directory}: {error.strerror}; name an existing directory with -o") from error
         try:
+            _remove_leftovers(self._directory_fd)
             self.fd = self._nameless()
+            # Tells other processes, in other containers as well, that somebody is at it; not every file system has it.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._directory_fd)
             raise TargetError(f"{directory}: no file can be made here: {error.strerror}") from error
@@ -52,9 +69,12 @@ class Draft:
         self._name = _temporary_name()
         return os.open(self._name, flags | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=self._directory_fd)
 
-    def publish(self, name: str, replace: bool) -> None:
-        """Gives the file its name. Raises TargetError where it exists already, unless it may be replaced."""
+    def finish(self) -> None:
+        """Gets all that was written onto the disk."""
         os.fsync(self.fd)
+
+    def publish(self, name: str, replace: bool) -> None:
+        """Gives the finished file its name. Raises TargetError where it exists already, unless it may be replaced."""
         try:
             if replace:
                 if self._name is None:
@@ -63,17 +83,31 @@ class Draft:
                     self._name = name_for_now
                 os.rename(self._name, name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
                 self._name = None
-            else:
+            elif self._name is None:
                 self._link(name)
+            else:
+                self._rename_without_replacing(self._name, name)
+                self._name = None
         except FileExistsError as error:
             raise TargetError(f"{self._directory}/{name} exists already; --force replaces it") from error
         os.fsync(self._directory_fd)
 
     def _link(self, name: str) -> None:
         """Links the nameless file by its descriptor, which AT_SYMLINK_FOLLOW makes possible without privileges."""
-        source = self._name or f"/proc/self/fd/{self.fd}"
-        directory = self._directory_fd if self._name else None
-        os.link(source, name, src_dir_fd=directory, dst_dir_fd=self._directory_fd, follow_symlinks=True)
+        os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self._directory_fd, follow_symlinks=True)
+
+    def _rename_without_replacing(self, old: str, new: str) -> None:
+        """A link and not a rename where there are links: every file system refuses to link over an existing name."""
+        at = self._directory_fd
+        try:
+            os.link(old, new, src_dir_fd=at, dst_dir_fd=at)
+            os.unlink(old, dir_fd=at)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            if _libc.renameat2(at, os.fsencode(old), at, os.fsencode(new), _RENAME_NOREPLACE):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -84,3 +118,48 @@ class Draft:
                 os.unlink(self._name, dir_fd=self._directory_fd)
         os.close(self.fd)
         os.close(self._directory_fd)
+
+
+def free_share(directory: str) -> float:
+    """How much of the file system of `directory` is free, from 0 to 1."""
+    found = os.statvfs(directory)
+    return found.f_bavail / max(found.f_blocks, 1)
+
+
+def space_share(path: str) -> float:
+    """How much of its file system a file can occupy at most, shared blocks included; 0 if it is not there."""
+    try:
+        at, found = os.stat(path, follow_symlinks=False), os.statvfs(path)
+    except OSError:
+        return 0.0
+    return at.st_blocks * 512 / max(found.f_blocks * found.f_frsize, 1)
+
+
+def settle(directory: str) -> None:
+    """Waits until what was removed a moment ago is counted as free."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _libc.syncfs(fd)
+    finally:
+        os.close(fd)
+    if pool := zfs.pool_of(directory):
+        pool.settle()
+
+
+def _remove_leftovers(directory_fd: int) -> None:
+    """Removes drafts that a killed process left under a temporary name. Whatever is in doubt stays."""
+    for name in os.listdir(directory_fd):
+        matched = _TEMPORARY.fullmatch(name)
+        if matched and not os.path.exists(f"/proc/{matched[1]}"):
+            with contextlib.suppress(OSError):
+                _remove_unlocked(directory_fd, name)
+
+
+def _remove_unlocked(directory_fd: int, name: str) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.unlink(name, dir_fd=directory_fd)
+    finally:
+        os.close(fd)

@@ -8,18 +8,27 @@ Not for: choosing ranges (`plan/recipe`). Units: bytes. Source: ioctl_ficloneran
 """
 
 import array
+import ctypes
 import errno
 import fcntl
 import os
 import struct
 
-from synthfs.errors import ShareError
+from synthfs.errors import ShareError, SynthfsError, TargetError
+from synthfs.units import GiB
 
 _FICLONERANGE = 0x4020940D
 _RANGE = struct.Struct("qQQQ")
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _FS_NOCOW_FL = 0x00800000
+_PUNCH_HOLE = 0x02 | 0x01
+"""FALLOC_FL_PUNCH_HOLE, which only goes with FALLOC_FL_KEEP_SIZE."""
+
+_COPY_AT_ONCE = GiB
+"""Some kernels cut a longer copy_file_range to 2 GiB less one page, and ZFS shares nothing of a call that ends in a block."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _REASONS: dict[int, str] = {
     errno.EXDEV: "they are on different file systems (on ZFS: different datasets)",
@@ -39,7 +48,7 @@ def clone_range(source: int, offset: int, length: int, target: int, at: int) -> 
     try:
         fcntl.ioctl(target, _FICLONERANGE, _RANGE.pack(source, offset, length, at))
     except OSError as error:
-        raise ShareError(f"data cannot be shared: {_REASONS.get(error.errno or 0, str(error.strerror))}") from error
+        raise _refusal(error) from error
 
 
 def copy_range(source: int, offset: int, length: int, target: int, at: int) -> None:
@@ -50,12 +59,29 @@ def copy_range(source: int, offset: int, length: int, target: int, at: int) -> N
     done = 0
     while done < length:
         try:
-            count = os.copy_file_range(source, target, length - done, offset + done, at + done)
+            count = os.copy_file_range(source, target, min(length - done, _COPY_AT_ONCE), offset + done, at + done)
         except OSError as error:
-            raise ShareError(f"data cannot be shared: {_REASONS.get(error.errno or 0, str(error.strerror))}") from error
+            raise _refusal(error) from error
         if count == 0:
             raise ShareError("the source ended early")
         done += count
+
+
+def _refusal(error: OSError) -> SynthfsError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TargetError(f"the new file cannot be written: {error.strerror}")
+    return ShareError(f"data cannot be shared: {_REASONS.get(error.errno or 0, str(error.strerror))}")
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Makes [offset, offset + length) of a file a hole. Raises TargetError where that cannot be done."""
+    if _libc.fallocate(fd, _PUNCH_HOLE, ctypes.c_long(offset), ctypes.c_long(length)):
+        raise TargetError(f"no hole can be made in the new file: {os.strerror(ctypes.get_errno())}")
+
+
+def allocated(fd: int) -> int:
+    """Bytes that the file system has allocated for a file, shared ones included."""
+    return os.fstat(fd).st_blocks * 512
 
 
 def block_size(fd: int) -> int:

@@ -37,7 +37,7 @@ def load(path: str) -> dict[str, Any]:
             if os.fstat(file.fileno()).st_uid != os.geteuid():
                 return {}
             record = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 
@@ -48,7 +48,7 @@ def save(path: str, record: dict[str, Any]) -> None:
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with open(draft, "w") as file:
-            json.dump(record, file, indent=1)
+            file.write(json.dumps(record))
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
@@ -65,9 +65,10 @@ def alone(path: str) -> Iterator[None]:
     except OSError as error:
         raise TargetError(f"{path}.lock cannot be made: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TargetError("another run for this directory is under way; nothing was done") from None
         yield
-    except BlockingIOError:
-        raise TargetError("another run for this directory is under way; nothing was done") from None
     finally:
         os.close(lock)

@@ -107,6 +107,32 @@ def _shared(target: int, extent: FileRange, block: int | None) -> Iterator[Step]
         yield Copy(target + last - start, source, last, end - last, edge=True)
 
 
+def leave_holes(steps: Iterable[Step], data: Callable[[Source, int, int], Iterable[tuple[int, int]]]) -> Iterator[Step]:
+    """The same steps, with what is a hole in a source a hole in the copy. `data` yields (offset, length) of what is none."""
+    for step in steps:
+        if not isinstance(step, Copy):
+            yield step
+            continue
+        at, end = step.offset, step.offset + step.length
+        for offset, length in data(step.source, step.offset, step.length):
+            if at < offset:
+                yield Hole(step.target + at - step.offset, offset - at)
+            yield Copy(step.target + offset - step.offset, step.source, offset, length, step.edge)
+            at = offset + length
+        if at < end:
+            yield Hole(step.target + at - step.offset, end - at)
+
+
+def new_space(steps: Iterable[Step], block: int) -> int:
+    """Bytes that the steps take anew on a file system of such blocks: those that are copied or written, in whole blocks."""
+    space = last = 0
+    for step in steps:
+        if isinstance(step, Copy | Write):
+            first, end = max(align_down(step.target, block), last), align_up(step.target + step.length, block)
+            space, last = space + max(end - first, 0), end
+    return space
+
+
 def unshared(steps: Iterable[Step]) -> list[Copy]:
     """Copies that sharing was hoped for: everything but edges."""
     return [step for step in steps if isinstance(step, Copy) and not step.edge]

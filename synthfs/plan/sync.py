@@ -4,15 +4,15 @@ A frozen disk outlives its backup, and pins the space that UrBackup wants to fre
 newest few are kept. Files are removed under rules that err on the side of keeping:
 
     1. only files that synthfs made and recorded, and that are still as they were made: by size and time of modification;
-    2. only of a client whose folder was scanned without an error, in the store of the last run;
+    2. only of a client whose folder was scanned without an error, in the store of the last run, with its database;
     3. only if the backup is gone from disk and database, or `keep` newer disks of it are there already;
-    4. never more than half of a client's files at once for the first of these reasons: then something else is wrong.
+    4. never more than half of a client's files at once, those just made included: then something else is wrong.
 
 Pure: facts in, a plan out. Not for: making or removing files (`cli/sync`). Times in seconds.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -55,15 +55,24 @@ class Make:
 
 
 @dataclass(frozen=True, slots=True)
-class SyncPlan:
-    """What to do, in this order: remove `gone`, make, remove `outdated`. `remarks` are lines for the user.
+class Outdated:
+    """A file to be removed once all of `newer`, its successors, are there."""
 
-    `refused` says that something was not removed because too much would have been: the run is to end with an error.
+    frozen: Frozen
+    newer: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncPlan:
+    """What to do, in this order: remove `gone`, make, remove those of `outdated` whose newer disks are there.
+
+    `kept` is what stays. `remarks` are lines for the user. `refused` says that something was not removed because of the
+    rules 2 and 4: the run is to end with an error.
     """
 
     gone: tuple[Frozen, ...]
     make: tuple[Make, ...]
-    outdated: tuple[Frozen, ...]
+    outdated: tuple[Outdated, ...]
     kept: tuple[Frozen, ...]
     remarks: tuple[str, ...]
     refused: bool
@@ -73,7 +82,6 @@ def plan_sync(
     catalog: Catalog,
     frozen: Iterable[Frozen],
     found: Mapping[str, Found],
-    rows: Collection[str],
     keep: int,
     suffix: str,
     client: str = "*",
@@ -81,33 +89,47 @@ def plan_sync(
     prune_anyway: bool = False,
     is_there: Callable[[str], bool] = lambda name: False,
 ) -> SyncPlan:
-    """The plan for one run.
+    """The plan for one run over the clients that match `client`.
 
-    `found` are the files that are there, by place; `rows` the images that the database knows; `is_there` tells whether
-    the directory of an image still exists. `same_store` is whether the store is the one of the last run.
+    `found` are the files that are there, by place. `is_there` tells whether the directory of an image still exists.
+    `same_store` is whether store and database are those of the last run.
     """
-    remarks: list[str] = []
     recorded = {each.place: each for each in frozen if fnmatchcase(each.client, client)}
     intact = {place: each for place, each in recorded.items() if _untouched(each, found.get(place))}
-    for place in recorded.keys() & found.keys() - intact.keys():
-        remarks.append(f"{place} was written to after it was made, and is left alone from now on")
     wanted = _wanted(catalog, keep, suffix, client)
-    make = []
+    make = list(_to_make(wanted, intact, found, same_store))
+    pruning = _Pruning(catalog, intact, wanted, keep, is_there)
+    remarks = [
+        f"{place} was written to after it was made, and is left alone from now on"
+        for place in sorted(recorded.keys() & found.keys() - intact.keys())
+    ]
+    remarks += [
+        f"{new.frozen.place} was there already, synthfs has no record of it, and it is left alone"
+        for new in wanted
+        if new.frozen.place in found.keys() - recorded.keys()
+    ]
+    if not catalog.store.images and not prune_anyway:
+        remarks.append("the store has no images at all, as if it were not mounted: no file is removed (see --prune-anyway)")
+        return SyncPlan((), (), (), tuple(intact.values()), tuple(remarks), True)
+    if not same_store and not prune_anyway:
+        remarks.append("store or database are not those of the last run: no file is removed (--prune-anyway accepts them)")
+        return SyncPlan((), tuple(make), (), tuple(intact.values()), tuple(remarks), True)
+    gone, outdated, refused = pruning.allowed(make, prune_anyway, remarks)
+    removed = {each.place for each in gone} | {each.frozen.place for each in outdated}
+    kept = tuple(each for place, each in intact.items() if place not in removed)
+    return SyncPlan(tuple(gone), tuple(make), tuple(outdated), kept, tuple(remarks), refused)
+
+
+def _to_make(
+    wanted: Iterable[Make], intact: Mapping[str, Frozen], found: Mapping[str, Found], may_replace: bool
+) -> Iterator[Make]:
+    """What is missing, and what would be better now: a partition was gained. A worse edition never takes a better's place."""
     for new in wanted:
         old = intact.get(new.frozen.place)
         if new.frozen.place not in found:
-            make.append(new)
-        elif old and old.edition != new.frozen.edition and new.frozen.images > old.images:
-            make.append(Make(new.disk, new.frozen, replace=True))
-    wanted_places = {new.frozen.place for new in wanted}
-    gone, refused = _gone(catalog, intact, rows, same_store, prune_anyway, is_there, remarks)
-    outdated = [
-        each
-        for place, each in intact.items()
-        if place not in wanted_places and each not in gone and sum(_newer(each, new.frozen) for new in wanted) >= keep
-    ]
-    kept = [each for each in intact.values() if each not in gone and each not in outdated]
-    return SyncPlan(tuple(gone), tuple(make), tuple(outdated), tuple(kept), tuple(remarks), refused)
+            yield new
+        elif old and may_replace and old.edition != new.frozen.edition and new.frozen.images > old.images:
+            yield Make(new.disk, new.frozen, replace=True)
 
 
 def _wanted(catalog: Catalog, keep: int, suffix: str, client: str) -> list[Make]:
@@ -142,40 +164,58 @@ def _untouched(frozen: Frozen, found: Found | None) -> bool:
     return found is not None and (found.size, found.mtime_ns) == (frozen.size, frozen.mtime_ns)
 
 
-def _newer(old: Frozen, new: Frozen) -> bool:
-    return (new.client, new.group) == (old.client, old.group) and new.stamp > old.stamp
+class _Pruning:
+    """What may be removed, by the rules above."""
 
+    def __init__(
+        self,
+        catalog: Catalog,
+        intact: Mapping[str, Frozen],
+        wanted: Iterable[Make],
+        keep: int,
+        is_there: Callable[[str], bool],
+    ) -> None:
+        self._troubled = {skipped.client for skipped in catalog.skipped if skipped.kind is Kind.UNREADABLE}
+        self._known = catalog.rows | {image.name for image in catalog.store.images}
+        self._keep = keep
+        self._is_there = is_there
+        self._wanted: defaultdict[tuple[str, str], list[Frozen]] = defaultdict(list)
+        for new in wanted:
+            self._wanted[new.frozen.client, new.frozen.group].append(new.frozen)
+        self._by_client: defaultdict[str, list[Frozen]] = defaultdict(list)
+        for each in intact.values():
+            self._by_client[each.client].append(each)
 
-def _gone(
-    catalog: Catalog,
-    intact: Mapping[str, Frozen],
-    rows: Collection[str],
-    same_store: bool,
-    prune_anyway: bool,
-    is_there: Callable[[str], bool],
-    remarks: list[str],
-) -> tuple[list[Frozen], bool]:
-    """Files whose backups are gone for good, and whether some were spared because they were too many."""
-    if not same_store:
-        remarks.append("this is not the store of the last run: no file is removed (--prune-anyway takes it for the right one)")
-        return [], bool(intact)
-    if not catalog.store.images:
-        if intact:
-            remarks.append("the store has no images at all, as if it were not mounted: no file is removed")
-        return [], bool(intact)
-    troubled = {skipped.client for skipped in catalog.skipped if skipped.kind is Kind.UNREADABLE}
-    by_client: defaultdict[str, list[Frozen]] = defaultdict(list)
-    for each in intact.values():
-        by_client[each.client].append(each)
-    gone: list[Frozen] = []
-    refused = False
-    for client, files in by_client.items():
-        lost = [each for each in files if each.image not in rows and not is_there(each.image)]
-        if client in troubled:
-            remarks.append(f"{client} could not be read in full: none of its files is removed")
-        elif len(lost) * 2 > len(files) and not prune_anyway:
-            remarks.append(f"{client}: {len(lost)} of {len(files)} backups are gone, too many to believe; see --prune-anyway")
-            refused = True
-        else:
-            gone += lost
-    return gone, refused
+    def allowed(
+        self, make: Iterable[Make], prune_anyway: bool, remarks: list[str]
+    ) -> tuple[list[Frozen], list[Outdated], bool]:
+        """Files of lost backups, outdated files, and whether some were spared; why goes into `remarks`."""
+        made = Counter(new.frozen.client for new in make if not new.replace)
+        gone: list[Frozen] = []
+        outdated: list[Outdated] = []
+        refused = False
+        for client, files in self._by_client.items():
+            old = [Outdated(each, newer) for each in files if (newer := self._newer(each))]
+            lost = [each for each in files if not self._newer(each) and self._lost(each)]
+            removed, of = len(old) + len(lost), len(files) + made[client]
+            if not removed:
+                continue
+            if client in self._troubled:
+                remarks.append(f"{client} could not be read in full: none of its files is removed")
+                refused = True
+            elif removed * 2 > of and not prune_anyway:
+                remarks.append(f"{client}: {removed} of {of} files would be removed, too many to believe; see --prune-anyway")
+                refused = True
+            else:
+                gone += lost
+                outdated += old
+        return gone, outdated, refused
+
+    def _newer(self, old: Frozen) -> tuple[str, ...]:
+        """The places of `keep` newer disks of the same kind; none if there are fewer."""
+        same = self._wanted[old.client, old.group]
+        newer = tuple(new.place for new in same if new.stamp > old.stamp)
+        return newer if len(newer) >= self._keep else ()
+
+    def _lost(self, each: Frozen) -> bool:
+        return each.image not in self._known and not self._is_there(each.image)

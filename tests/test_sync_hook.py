@@ -1,0 +1,184 @@
+"""The hooks that UrBackup runs after a backup: they wake synthfs up, and never cost a backup; and the check of both.
+
+Not for: what sync does then (test_sync). Source: facts/urbackup-format.md section 8.1, the server's call by popen.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import need
+import sampledisks
+from lab import REPOSITORY, Lab, Scope
+from makestore import Store
+from processes import wait_until
+
+HOOKS = ("post_full_imagebackup", "post_incr_imagebackup")
+USER, UID = "daemon", 1
+
+# As ClientMain.cpp does it: popen reads both outputs to their end, then takes the exit status. `<&-` is a closed stdin.
+CALL = 'exec <&-; out=$(sh -c "$1" 2>&1); code=$?; printf "%s|%s" "$code" "$out"'
+
+
+@pytest.fixture
+def var(scope: Scope) -> Path:
+    """A server's working directory, with the hooks in it and all of it the server's own."""
+    directory = scope.path("var") / "urbackup"
+    directory.mkdir()
+    for hook in HOOKS:
+        shutil.copy(REPOSITORY / "scripts" / "urbackup" / hook, directory / hook)
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, UID, UID)
+    return directory
+
+
+def called(scope: Scope, var: Path, hook: str, wake: Path, *, success: str = "1", before: str = "") -> tuple[str, float]:
+    """Exit code and output of a hook, as the server's user sees them, and how long it took."""
+    need.root()
+    line = f'{before}"urbackup/{hook}" "/srv/pc/x/Image_C.raw" "C" "{success}"'
+    began = time.monotonic()
+    done = scope.run(["sh", "-c", CALL, "sh", line], cwd=var.parent, env={"SYNTHFS_WAKE": str(wake)}, user=USER)
+    return done.stdout, time.monotonic() - began
+
+
+class TestHook:
+    @pytest.mark.parametrize("hook", HOOKS)
+    def test_wakes(self, scope: Scope, var: Path, hook: str) -> None:
+        """After a good backup it makes the file that wakes synthfs, says nothing, and succeeds at once."""
+        wake = var / "wake"
+        answer, seconds = called(scope, var, hook, wake)
+        assert answer == "0|"
+        assert seconds < 5
+        assert wait_until(wake.exists, 5.0)
+        assert wake.stat().st_uid == UID
+
+    def test_failed_backup(self, scope: Scope, var: Path) -> None:
+        """A backup that failed wakes nobody."""
+        assert called(scope, var, HOOKS[0], var / "wake", success="0")[0] == "0|"
+        time.sleep(0.3)
+        assert not (var / "wake").exists()
+
+    @pytest.mark.parametrize("trouble", ["no directory", "not writable", "a directory", "a pipe", "a full disk"])
+    def test_nothing_fails_it(self, scope: Scope, var: Path, trouble: str) -> None:
+        """Whatever is the matter with the file: exit code 0, no output, and no waiting."""
+        place = scope.path()
+        wake = place / "wake"
+        match trouble:
+            case "no directory":
+                wake = place / "absent" / "wake"
+            case "a directory":
+                wake.mkdir()
+            case "a pipe":
+                os.mkfifo(wake)
+                os.chown(wake, UID, UID)
+            case "a full disk":
+                wake = Path("/dev/full")
+        answer, seconds = called(scope, var, HOOKS[0], wake)
+        if trouble == "a pipe":
+            # Lets the process end that waits for a reader, which the hook did not wait for.
+            os.close(os.open(wake, os.O_RDONLY | os.O_NONBLOCK))
+        assert answer == "0|"
+        assert seconds < 5
+
+    def test_no_process_to_be_had(self, scope: Scope, var: Path) -> None:
+        """Where the server's user may start no more processes, the hook does nothing and succeeds."""
+        need.tool("prlimit")
+        # The backup's shell is there already: the limit is for what comes after.
+        answer, _ = called(scope, var, HOOKS[0], var / "wake", before="exec prlimit --nproc=0 ")
+        assert answer.startswith("0|")
+
+    def test_units(self, scope: Scope, var: Path) -> None:
+        """The units are well-formed, and watch the file that the hook makes and the service removes."""
+        need.tool("systemd-analyze")
+        units = REPOSITORY / "scripts" / "systemd"
+        directory = scope.path()
+        for unit in units.glob("synthfs-sync.*"):
+            text = unit.read_text().replace("/usr/bin/synthfs", "/bin/true").replace("Documentation=", "#")
+            (directory / unit.name).write_text(text)
+        done = scope.run(["systemd-analyze", "verify", *sorted(directory.iterdir())], check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        wake = "/run/synthfs/wake"
+        assert f"PathExists={wake}\n" in (units / "synthfs-sync.path").read_text()
+        assert f"ExecStartPre=/bin/rm -f {wake}\n" in (units / "synthfs-sync.service").read_text()
+        assert wake in (var / HOOKS[0]).read_text()
+        assert "d /run/synthfs 0770 root urbackup" in (units / "synthfs.tmpfiles").read_text()
+
+
+@pytest.fixture(scope="module")
+def store(lab: Lab) -> Iterator[Path]:
+    with lab.scope("hook-store") as scope:
+        disk = sampledisks.small_ntfs_disk(scope.path() / "original.img")
+        root = scope.path() / "urbackup"
+        Store(root).client("pc").backup(disk, 1)
+        yield root
+
+
+class TestDoctor:
+    """In a mount namespace of its own, which has the directory as its /var/urbackup and a /run for itself."""
+
+    def findings(self, scope: Scope, store: Path, var: Path | None, *, run: bool = True) -> dict[str, bool]:
+        need.root()
+        need.tool("unshare")
+        fake = scope.path("fake")
+        (fake / "tmp").mkdir()
+        if var:
+            (fake / "urbackup").mkdir()
+        script = [
+            f"mount --rbind /var/tmp {fake}/tmp",
+            *([f"mount --bind {var} {fake}/urbackup"] if var else []),
+            f"mount --rbind {fake} /var",
+            "mount -t tmpfs tmpfs /run",
+            *([f"mkdir /run/synthfs && chown {UID}:{UID} /run/synthfs && chmod 0770 /run/synthfs"] if run else []),
+            'exec "$@"',
+        ]
+        argv = ["unshare", "--mount", "sh", "-ec", "\n".join(script), "sh"]
+        done = scope.run([*argv, sys.executable, "-m", "synthfs", "doctor", store, "--json"], check=False)
+        ours = ("/var/urbackup/", "/run/synthfs ", "no hook ")
+        return {each["text"]: each["good"] for each in json.loads(done.stdout) if each["text"].startswith(ours)}
+
+    def test_in_place(self, scope: Scope, store: Path, var: Path) -> None:
+        """Both hooks that the server can read and run, and a place to wake synthfs at: all is well."""
+        found = self.findings(scope, store, var)
+        assert sorted(found.items()) == [
+            (f"/var/urbackup/{hook} is in place, and runs as UrBackup's server", True) for hook in HOOKS
+        ]
+
+    @pytest.mark.parametrize("mode", [0o600, 0o300, 0o077])
+    def test_cannot_run(self, scope: Scope, store: Path, var: Path, mode: int) -> None:
+        """A hook that the server's user may not read, or not run, costs it its backups: that is a problem."""
+        (var / HOOKS[0]).chmod(mode)
+        found = self.findings(scope, store, var)
+        assert [text for text, good in found.items() if not good] == [
+            f"/var/urbackup/{HOOKS[0]} must be readable and executable by user {UID}, as whom UrBackup's server runs"
+        ]
+
+    def test_of_root_alone(self, scope: Scope, store: Path, var: Path) -> None:
+        """The same for one that is root's, though root, who asks, can run it."""
+        os.chown(var / HOOKS[1], 0, 0)
+        (var / HOOKS[1]).chmod(0o750)
+        assert [HOOKS[1] in text for text, good in self.findings(scope, store, var).items() if not good] == [True]
+
+    def test_missing(self, scope: Scope, store: Path, var: Path) -> None:
+        """One without the other is a problem, none is a choice; without a server nothing is said."""
+        (var / HOOKS[1]).unlink()
+        assert [HOOKS[1] in text for text, good in self.findings(scope, store, var).items() if not good] == [True]
+        (var / HOOKS[0]).unlink()
+        assert list(self.findings(scope, store, var).values()) == [True]
+        assert self.findings(scope, store, None) == {}
+
+    def test_dangling_link(self, scope: Scope, store: Path, var: Path) -> None:
+        """A hook that is a link to nowhere is a problem."""
+        (var / HOOKS[1]).unlink()
+        (var / HOOKS[1]).symlink_to("absent")
+        assert [HOOKS[1] in text for text, good in self.findings(scope, store, var).items() if not good] == [True]
+
+    def test_nobody_to_wake(self, scope: Scope, store: Path, var: Path) -> None:
+        """Hooks in place with no /run/synthfs would do nothing: that is a problem, with the remedy."""
+        found = self.findings(scope, store, var, run=False)
+        assert ["synthfs.tmpfiles" in text for text, good in found.items() if not good] == [True]
