@@ -95,22 +95,19 @@ def zfs() -> None:
         _missing("no zpool command", "zfs")
 
 
-def guest() -> None:
-    """The kernel with ZFS that scripts/uml-run starts: unpacked already, or ready to be; a test never builds it."""
+def guest(word: str = "zfs") -> None:
+    """The kernel that scripts/uml-run starts: unpacked already, or ready to be; a test never builds it."""
     root()
     unpacked = Path(os.environ.get("SYNTHFS_UML", "/var/cache/synthfs/uml")) / "complete"
     if not unpacked.is_file() and not (REPOSITORY.parent / "shared" / "guest" / "uml-kernel.tar.zst").is_file():
-        _missing("no kernel for scripts/uml-run (scripts/uml-build makes it)", "zfs")
+        _missing("no kernel for scripts/uml-run (scripts/uml-build makes it)", word)
 
 
 def cifs() -> list[str]:
-    """The command that runs another one under a kernel with an SMB client and ntfs3: a user-mode Linux, unpacked in UML_OUT."""
-    script = Path(os.environ.get("SYNTHFS_GUEST", REPOSITORY.parent / "shared" / "guest" / "run-uml.sh"))
-    kernel = Path(os.environ.setdefault("UML_OUT", "/var/cache/uml")) / "linux"
-    for file in (script, kernel):
-        if not os.access(file, os.X_OK):
-            _missing(f"no {file} (SYNTHFS_GUEST and UML_OUT name others)", "cifs")
-    return [str(script), "-t", "110", "-m", "1024", "--"]
+    """The command that runs another one under a kernel with an SMB client and ntfs3."""
+    guest("cifs")
+    subprocess.run([REPOSITORY / "scripts" / "uml-build"], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    return [str(REPOSITORY / "scripts" / "uml-run"), "-t", "110"]
 
 
 def boot() -> Path:
