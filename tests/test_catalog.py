@@ -240,3 +240,12 @@ def test_editions_follow_the_bytes() -> None:
     c, d, later = taken("C"), taken("D"), taken("D", "260301-0202")
     assert edition(c, d) == edition(c, d)
     assert len({edition(c), edition(c, d), edition(c, later)}) == 3
+
+
+def test_warnings_of_a_sibling_stand_on_every_disk_that_holds_it() -> None:
+    """Who looks at C:'s disk reads that its D: is about to be deleted."""
+    c, d = taken("C"), taken("D")
+    catalog = plan(store(c, d), database(row(c), row(d, pending=True)))
+    (text,) = [note.text for note in disk_of(catalog, c).notes if note.warning]
+    assert text.startswith("partition 3:")
+    assert "delet" in text

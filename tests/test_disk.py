@@ -161,3 +161,12 @@ class TestATruncatedImage:
         with pytest.raises(FormatError, match=str(missing)):
             Planner().volume(short)
         assert Planner().volume(replace(whole, head=bytes(wrapper))).length == 8 << 20
+
+
+def test_sectors_of_another_size_alone_on_a_disk_are_warned_of() -> None:
+    """An NTFS that counts in 4096 bytes stands on a generated disk of 512-byte sectors only with a warning."""
+    boot = ntfs_boot(64 * MIB, sector=4096)
+    notes = Planner().volume(image(length=64 * MIB, boot=boot)).notes
+    assert any("4096" in note.text for note in notes if note.warning)
+    plain = Planner().volume(image(length=64 * MIB, boot=ntfs_boot(64 * MIB))).notes
+    assert not any("4096" in note.text for note in plain)

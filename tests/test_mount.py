@@ -151,6 +151,18 @@ class TestEnd:
         assert not mounts_below(target)
         assert ask(scope, STAT, target) is None
 
+    def test_stuck_mount_is_not_a_dead_one(self, scope: Scope, sample: Sample) -> None:
+        """A server that does not answer for a while keeps its mount: `mount` refuses, and it goes on when it can."""
+        target = scope.synthfs_mount(sample.root)
+        server = scope.server(target)
+        server.send_signal(signal.SIGSTOP)
+        try:
+            refused(scope.synthfs("mount", "--daemon", sample.root, target, check=False), "running synthfs mount")
+        finally:
+            server.send_signal(signal.SIGCONT)
+        assert server.poll() is None
+        assert read_right(scope, target / Sample.C, sample.disk)
+
 
 class TestPlaces:
     """A mountpoint that would do harm is refused, with one line, and nothing is mounted."""
@@ -261,3 +273,18 @@ def dead(scope: Scope, sample: Sample) -> Path:
     # A stat may still be answered: the kernel remembers what the root looked like.
     assert ask(scope, "answer(failure(os.listdir, arguments[0]))", target) == "ENOTCONN"
     return target
+
+
+def test_ctrl_c_says_so(scope: Scope) -> None:
+    """Ctrl-C in the middle of a look at the store ends with one line and 130."""
+    source = (
+        "import os, signal, sys, time\n"
+        "import synthfs.cli.list\n"
+        "from synthfs.cli.main import main\n"
+        "synthfs.cli.list.look_at = lambda *arguments: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5))\n"
+        "sys.argv = ['synthfs', 'list', '/']\n"
+        "main()\n"
+    )
+    done = scope.run([sys.executable, "-c", source], check=False)
+    assert done.returncode == 130
+    assert done.stderr.strip().splitlines()[-1] == "synthfs: interrupted"

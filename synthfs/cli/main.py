@@ -35,7 +35,7 @@ app.command("doctor")(doctor_verb.doctor)
 app.command("sync")(sync_verb.sync)
 app.command("materialize")(materialize_verb.materialize)
 
-BUG = 70
+BUG, INTERRUPTED = 70, 130
 
 
 def _version(wanted: bool) -> None:
@@ -78,9 +78,14 @@ def run(arguments: Callable[[], list[str] | None]) -> None:
     except SynthfsError as error:
         say(f"synthfs: {error}")
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this, without a word.
+        if end.code == INTERRUPTED:
+            say("synthfs: interrupted")
+        raise
     except KeyboardInterrupt:
         say("synthfs: interrupted")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception:
         traceback.print_exc()
         say("synthfs: this is a bug, please report it with the lines above")
