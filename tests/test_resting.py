@@ -121,3 +121,16 @@ def test_other_file_is_not_taken_for_it(file: Path, deed: str) -> None:
         content(reader)
     assert not is_open(file)
     reader.close()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_change_is_seen_at_once(file: Path, *, waits: bool) -> None:
+    """A file that was written to a moment after it was opened gives an error, in both colours, and not its new bytes."""
+    reader = reader_of(file, may_rest=False)
+    content(reader)
+    file.write_bytes(bytes(reversed(CONTENT)))
+    os.utime(file)
+    read = reader.read if waits else reader.try_read
+    with pytest.raises(SourceError, match="changed"):
+        read(0, memoryview(bytearray(len(CONTENT))))
+    reader.close()
