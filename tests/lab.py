@@ -125,8 +125,9 @@ class Scope:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For children: marked as this run's, finding the checked-out synthfs first."""
-        return {**os.environ, MARK: str(self._run_directory), "PYTHONPATH": str(REPOSITORY)}
+        """For children: marked as this run's, finding the checked-out synthfs first, and caches of this run alone."""
+        caches = str(self._run_directory / "caches")
+        return {**os.environ, MARK: str(self._run_directory), "PYTHONPATH": str(REPOSITORY), "CACHE_DIRECTORY": caches}
 
     def run(
         self,
