@@ -1,0 +1,49 @@
+"""What came out: a table to read, JSON to keep. Not for: measuring. Units: those of the rows."""
+
+import json
+import os
+import platform
+import statistics
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.row import OURS, Result
+
+
+def figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def lines(result: Result) -> list[str]:
+    """A row, as lines of Markdown: a heading, a table of its contestants, and what was asked."""
+    out = [f"### {result.title} ({result.unit}{', less is better' if result.better == 'low' else ''})", ""]
+    out += ["| contestant | median | min to max | synthfs / it |", "|---|---|---|---|"]
+    for name, row in result.samples.items():
+        ratio = result.ratio(name)
+        beside = "" if name == OURS or ratio is None else f"{ratio:.2f}"
+        out.append(f"| {name} | {figure(statistics.median(row))} | {figure(min(row))} to {figure(max(row))} | {beside} |")
+    out.append("")
+    for goal, value in result.verdicts():
+        said = "nothing to compare with" if value is None else f"{value:.3g}: {'met' if goal.is_met(value) else 'MISSED'}"
+        out.append(f"- asked: {goal}; {said}")
+    return [*out, *(f"- {note}" for note in result.notes), ""]
+
+
+def document(results: list[Result], skipped: list[str], rounds: int) -> dict[str, Any]:
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "processors": os.cpu_count(),
+            "load": list(os.getloadavg()),
+        },
+        "rounds": rounds,
+        "rows": [result.as_json() for result in results],
+        "skipped": skipped,
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,119 @@
+"""A row of the table: contestants that do the same work, measured in turns, and what is asked of ours.
+
+In turns, because these machines are shared and noisy: a slow minute then hits everybody alike, and ratios stay what they are.
+Not for: what is measured. Units: each row names its own; the ratio of two contestants is taken round by round, then its median.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+OURS = "synthfs"
+"""The contestant that goals bind; others of our own are named `synthfs, …` and shown beside it."""
+
+Measure = Callable[[], float]
+Samples = dict[str, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound on a contestant: a figure of its own (`against` is empty), or a ratio to the best of some others."""
+
+    how: Literal["at least", "at most"]
+    bound: float
+    against: tuple[str, ...] = ()
+    of: str = OURS
+
+    def value(self, samples: Samples, better: Literal["high", "low"]) -> float | None:
+        """What to compare with the bound; None where there is nothing to compare with."""
+        if self.of not in samples:
+            return None
+        mine = samples[self.of]
+        if not self.against:
+            return statistics.median(mine)
+        others = [samples[name] for name in self.against if name in samples]
+        if not others:
+            return None
+        best = (max if better == "high" else min)(others, key=statistics.median)
+        return statistics.median(a / b for a, b in zip(mine, best, strict=True))
+
+    def is_met(self, value: float) -> bool:
+        return value >= self.bound if self.how == "at least" else value <= self.bound
+
+    def __str__(self) -> str:
+        sign = "≥" if self.how == "at least" else "≤"
+        others = "the best peer" if len(self.against) > 1 else "".join(self.against)
+        return f"{sign} {self.bound:g}" + (f" x {others}" if self.against else "")
+
+
+@dataclass(slots=True)
+class Row:
+    """Contestants by name, each a call that does the work once and returns one figure.
+
+    `prepare` is called before every figure, with the contestant's name, and is not measured. `note` is for what a reader of
+    the table has to know; a measure may add to `notes`.
+    """
+
+    title: str
+    unit: str
+    contestants: Mapping[str, Measure]
+    better: Literal["high", "low"] = "high"
+    goals: tuple[Goal, ...] = ()
+    prepare: Callable[[str], None] = lambda name: None
+    rounds: int | None = None
+    """Where a round is dear; by default as many as the run makes."""
+    notes: list[str] = field(default_factory=list)
+
+    def measure(self, rounds: int) -> "Result":
+        samples: Samples = {name: [] for name in self.contestants}
+        names = list(self.contestants)
+        for number in range(self.rounds or rounds):
+            # Nobody always comes first.
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                self.prepare(name)
+                samples[name].append(self.contestants[name]())
+        return Result(self.title, self.unit, self.better, samples, self.goals, self.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A row that was measured."""
+
+    title: str
+    unit: str
+    better: Literal["high", "low"]
+    samples: Samples
+    goals: tuple[Goal, ...]
+    notes: list[str]
+
+    def verdicts(self) -> list[tuple[Goal, float | None]]:
+        return [(goal, goal.value(self.samples, self.better)) for goal in self.goals]
+
+    def ratio(self, name: str) -> float | None:
+        """Ours to that of `name`, in the median of the rounds."""
+        if OURS not in self.samples or name not in self.samples or not all(self.samples[name]):
+            return None
+        return statistics.median(a / b for a, b in zip(self.samples[OURS], self.samples[name], strict=True))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "row": self.title,
+            "unit": self.unit,
+            "better": self.better,
+            "contestants": {
+                name: {
+                    "median": statistics.median(row),
+                    "min": min(row),
+                    "max": max(row),
+                    "rounds": row,
+                    "ours_to_it": self.ratio(name),
+                }
+                for name, row in self.samples.items()
+            },
+            "goals": [
+                {"of": goal.of, "goal": str(goal), "value": value, "met": value is not None and goal.is_met(value)}
+                for goal, value in self.verdicts()
+            ],
+            "notes": self.notes,
+        }
