@@ -49,7 +49,17 @@ class TargetError(SynthfsError):
     exit_code = 8
 
 
+class FullError(TargetError):
+    """There is no space left, or no quota, for what is to be written."""
+
+
 class MountError(SynthfsError):
     """A file system could not be mounted or unmounted."""
 
     exit_code = 9
+
+
+class BusyError(SynthfsError):
+    """Something is in use by somebody, and nobody said that it may be taken away all the same."""
+
+    exit_code = 10

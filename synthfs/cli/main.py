@@ -1,6 +1,6 @@
 """The front door: the verbs, and how each failure leaves the house.
 
-Exit codes: 0 done; 1 and 3 to 9 an error that its one line explains (`errors.py` has the list); 2 the command line was
+Exit codes: 0 done; 1 and 3 to 10 an error that its one line explains (`errors.py` has the list); 2 the command line was
 not understood; 70 a bug, with a traceback; 130 interrupted.
 """
 

@@ -17,11 +17,11 @@ from typing import assert_never
 
 from synthfs.engines import sharing
 from synthfs.engines.sharing import Ways
-from synthfs.errors import ShareError, TargetError
+from synthfs.errors import FullError, ShareError, TargetError
 from synthfs.extents import ExtentMap, Source
 from synthfs.host import reflink
 from synthfs.host.files import OpenSource
-from synthfs.host.publish import Draft
+from synthfs.host.publish import Draft, unwritable
 from synthfs.plan.recipe import Clone, Copy, Hole, Step, Totals, Write, cook, leave_holes, new_space, totals, unshared
 from synthfs.units import GiB, MiB, human
 
@@ -54,6 +54,11 @@ class Prepared:
     _files: dict[Source, OpenSource] = field(repr=False)
     _draft: Draft = field(repr=False)
     _shared: int = 0
+
+    @property
+    def fd(self) -> int:
+        """The nameless file's descriptor, for what else is to be known about it before it has a name."""
+        return self._draft.fd
 
     @property
     def expected(self) -> Totals:
@@ -89,7 +94,8 @@ class Prepared:
             self._draft.publish(name, overwrite)
             self._shared = shared
         except OSError as error:
-            raise TargetError(f"{self.directory}/{name} cannot be written: {error.strerror}; nothing was left of it") from error
+            message = f"{self.directory}/{name} cannot be written: {error.strerror}; nothing was left of it"
+            raise unwritable(error, message) from error
 
     def measure(self) -> bool:
         """Measures `new_space` of the frozen file. False: on ZFS too much else happened in the pool to tell what is shared."""
@@ -187,7 +193,7 @@ def _check_space(directory: str, needed: int) -> None:
     found = os.statvfs(directory)
     free = found.f_bavail * found.f_frsize
     if needed > free:
-        raise TargetError(f"{directory} has {human(free)} free, and {human(needed)} are to be written")
+        raise FullError(f"{directory} has {human(free)} free, and {human(needed)} are to be written")
 
 
 def _write(target: int, data: bytes | memoryview, at: int) -> None:

@@ -40,6 +40,7 @@ class Reader:
         self._files: dict[Source, OpenSource] = {}
         self._restless: set[Source] = set()
         self._in_use = 0
+        self._retired = False
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -56,6 +57,14 @@ class Reader:
             files, self._files = self._files, {}
         for file in files.values():
             file.close()
+
+    def retire(self) -> None:
+        """Closes everything once no read is under way any more; for a reader that others took the place of."""
+        with self._lock:
+            self._retired = True
+            busy = bool(self._in_use)
+        if not busy:
+            self.close()
 
     @property
     def rests(self) -> bool:
@@ -117,6 +126,9 @@ class Reader:
         finally:
             with self._lock:
                 self._in_use -= 1
+                done_with = self._retired and not self._in_use
+            if done_with:
+                self.close()
         return done
 
     def _open(self, source: Source) -> OpenSource:

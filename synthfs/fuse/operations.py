@@ -29,7 +29,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, RequestContext
 
 from synthfs.engines.read import Reader
-from synthfs.errors import SynthfsError
+from synthfs.errors import FullError, SynthfsError
 from synthfs.fuse.inodes import Inodes
 from synthfs.fuse.metrics import Metrics
 from synthfs.plan.tree import Directory, File, Live, Node, Tree
@@ -62,7 +62,7 @@ def handler(
             raise
         except SynthfsError as error:
             self.report(error)
-            raise FUSEError(errno.EIO) from error
+            raise FUSEError(errno.ENOSPC if isinstance(error, FullError) else errno.EIO) from error
         except Exception as error:
             self.metrics.errors += 1
             self.metrics.bugs += 1
@@ -100,7 +100,7 @@ class Access:
 
 
 @dataclass(slots=True)
-class _Shared:
+class Shared:
     """One reader for everybody who has a file open, and for nobody who opens what the store has in its place by now."""
 
     file: File
@@ -116,8 +116,8 @@ class Operations(pyfuse3.Operations):
         self.metrics = metrics
         self._access = access
         self._inodes = Inodes(tree)
-        self._readers: dict[int, _Shared] = {}
-        self._handles: dict[int, _Shared] = {}
+        self._readers: dict[int, Shared] = {}
+        self._handles: dict[int, Shared] = {}
         self._listings: dict[int, list[tuple[bytes, Node]]] = {}
         self._numbers = itertools.count(1)
         self._buffer = memoryview(bytearray(MAX_READ))
@@ -175,18 +175,8 @@ class Operations(pyfuse3.Operations):
         node = self._node(inode)
         if isinstance(node, Directory):
             raise FUSEError(errno.EISDIR)
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
-            raise FUSEError(errno.EROFS)
-        shared = self._shared(node)
-        if shared is None:
-            opened = await trio.to_thread.run_sync(_opened, node)
-            # Somebody else may have opened the file meanwhile: then theirs is the one to share.
-            shared = self._shared(node)
-            if shared is None:
-                shared = self._readers[inode] = _Shared(node, opened)
-            else:
-                opened.close()
-        shared.users += 1
+        self._check_flags(node, flags)
+        shared = await self._acquire(node)
         number = next(self._numbers)
         self._handles[number] = shared
         return FileInfo(fh=FileHandleT(number), keep_cache=True)
@@ -205,12 +195,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def release(self, fh: FileHandleT) -> None:
-        shared = self._handles.pop(fh)
-        shared.users -= 1
-        if not shared.users:
-            if self._readers.get(shared.file.inode) is shared:
-                del self._readers[shared.file.inode]
-            shared.reader.close()
+        self._let_go(self._handles.pop(fh))
 
     @handler
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
@@ -259,10 +244,40 @@ class Operations(pyfuse3.Operations):
         self._readers.clear()
         self._handles.clear()
 
+    def _check_flags(self, node: File, flags: int) -> None:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
+            raise FUSEError(errno.EROFS)
+
+    async def _acquire(self, node: File) -> Shared:
+        """The reader of a file, opened if nobody has it open; to be let go of."""
+        shared = self._shared(node)
+        if shared is None:
+            opened = await trio.to_thread.run_sync(self._opened, node)
+            # Somebody else may have opened the file meanwhile: then theirs is the one to share.
+            shared = self._shared(node)
+            if shared is None:
+                shared = self._readers[node.inode] = Shared(node, opened)
+            else:
+                opened.close()
+        shared.users += 1
+        return shared
+
+    def _let_go(self, shared: Shared) -> None:
+        shared.users -= 1
+        if not shared.users:
+            if self._readers.get(shared.file.inode) is shared:
+                del self._readers[shared.file.inode]
+            shared.reader.close()
+
+    def _opened(self, file: File) -> Reader:
+        reader = Reader(file.extent_map())
+        reader.open()
+        return reader
+
     def _open_readers(self) -> set[Reader]:
         return {shared.reader for shared in self._handles.values()}
 
-    def _shared(self, file: File) -> _Shared | None:
+    def _shared(self, file: File) -> Shared | None:
         """The reader to share for `file`, unless it is one of a backup that has been put back in another place since."""
         shared = self._readers.get(file.inode)
         return shared if shared and shared.file.disk == file.disk else None
@@ -304,9 +319,3 @@ class Operations(pyfuse3.Operations):
             # All of it allocated: no server may take the file for a sparse one, which Windows would not attach.
             result.st_blocks = -(-node.length // 512)
         return result
-
-
-def _opened(file: File) -> Reader:
-    reader = Reader(file.extent_map())
-    reader.open()
-    return reader

@@ -21,7 +21,7 @@ import secrets
 from types import TracebackType
 from typing import Self
 
-from synthfs.errors import TargetError
+from synthfs.errors import FullError, TargetError
 from synthfs.host import zfs
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
@@ -57,7 +57,7 @@ class Draft:
                 fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._directory_fd)
-            raise TargetError(f"{directory}: no file can be made here: {error.strerror}") from error
+            raise unwritable(error, f"{directory}: no file can be made here: {error.strerror}") from error
 
     def _nameless(self) -> int:
         flags = os.O_RDWR | os.O_CLOEXEC
@@ -118,6 +118,11 @@ class Draft:
                 os.unlink(self._name, dir_fd=self._directory_fd)
         os.close(self.fd)
         os.close(self._directory_fd)
+
+
+def unwritable(error: OSError, message: str) -> TargetError:
+    """What to raise, with `message`, for a write that failed: where the space ran out it is a FullError."""
+    return (FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else TargetError)(message)
 
 
 def free_share(directory: str) -> float:

@@ -14,7 +14,7 @@ import fcntl
 import os
 import struct
 
-from synthfs.errors import ShareError, SynthfsError, TargetError
+from synthfs.errors import FullError, ShareError, SynthfsError, TargetError
 from synthfs.units import GiB
 
 _FICLONERANGE = 0x4020940D
@@ -69,7 +69,7 @@ def copy_range(source: int, offset: int, length: int, target: int, at: int) -> N
 
 def _refusal(error: OSError) -> SynthfsError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TargetError(f"the new file cannot be written: {error.strerror}")
+        return FullError(f"the new file cannot be written: {error.strerror}")
     return ShareError(f"data cannot be shared: {_REASONS.get(error.errno or 0, str(error.strerror))}")
 
 
