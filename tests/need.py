@@ -45,6 +45,12 @@ PACKAGES = {
     "setfattr": "attr",
     "strace": "strace",
     "mount.cifs": "cifs-utils",
+    "dpkg-shlibdeps": "dpkg-dev",
+    "debootstrap": "debootstrap",
+    "pipx": "pipx",
+    "man": "man-db",
+    "zsh": "zsh",
+    "fish": "fish",
 }
 
 # A user's PATH often lacks sbin, where most of these live.

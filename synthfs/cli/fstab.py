@@ -15,8 +15,8 @@ _IGNORED = frozenset((
     "ro", "rw", "nofail", "_netdev", "auto", "noauto", "user", "nouser", "users", "defaults",
     "suid", "nosuid", "dev", "nodev", "exec", "noexec", "async", "relatime", "noatime",
 ))  # fmt: skip
-_FLAGS = frozenset(("allow_other",))
-_VALUES = frozenset(("owner", "group", "mode", "refresh", "log-level", "log-file", "database"))
+FLAGS = frozenset(("allow_other",))
+VALUES = frozenset(("owner", "group", "mode", "refresh", "log-level", "log-file", "database"))
 
 
 def arguments(given: list[str]) -> list[str] | None:
@@ -55,9 +55,9 @@ def _translated(options: list[str]) -> list[str]:
     found: list[str] = []
     for option in filter(None, options):
         name, _, value = option.partition("=")
-        if name in _FLAGS:
+        if name in FLAGS:
             found.append(f"--{name.replace('_', '-')}")
-        elif name in _VALUES and value:
+        elif name in VALUES and value:
             found += [f"--{name}", value]
         elif name not in _IGNORED and not name.startswith("x-"):
             raise MountError(f"mount.synthfs does not know the option {option!r}; `synthfs mount --help` lists what there is")
