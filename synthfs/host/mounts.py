@@ -77,10 +77,13 @@ def containing(path: str) -> Mount | None:
 
 
 def file_system(path: str) -> tuple[str, str]:
-    """Type and source of the mount that `path` lies in, with links followed: `("zfs", "tank/images")`."""
+    """Type and source of the mount that `path` lies in, with links followed: `("zfs", "tank/images")`.
+
+    Both are empty where the mount table does not tell: below chroot(2), the root may be no mount point.
+    """
     real = os.path.realpath(path)
     inside = [line for line in _lines() if f"{real}/".startswith(f"{line[0].rstrip('/')}/")]
-    _, kind, source = max(inside, key=lambda line: len(line[0]))
+    _, kind, source = max(inside, key=lambda line: len(line[0]), default=("", "", ""))
     return kind, source
 
 
