@@ -15,7 +15,7 @@ from makedisk import OriginalDisk
 from processes import run
 
 Client = Literal["windows", "linux"]
-_VOLUME_SERIAL = {b"NTFS    ": 0x48, b"MSDOS5.0": 0x43, b"mkfs.fat": 0x43}
+_VOLUME_SERIAL = {b"NTFS    ": 0x48, b"MSDOS5.0": 0x43, b"mkfs.fat": 0x43, b"SYSLINUX": 0x43}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from typing import NoReturn
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-WORDS = ("genuine", "zfs", "cifs", "boot")
+LINUX = "linux-image-cloud-amd64"
+WORDS = ("genuine", "zfs", "cifs")
 PACKAGES = {
     "mkntfs": "ntfs-3g",
     "ntfscp": "ntfs-3g",
@@ -45,6 +46,8 @@ PACKAGES = {
     "setfattr": "attr",
     "strace": "strace",
     "mount.cifs": "cifs-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "syslinux": "syslinux",
     "dpkg-shlibdeps": "dpkg-dev",
     "debootstrap": "debootstrap",
     "pipx": "pipx",
@@ -116,12 +119,25 @@ def cifs() -> list[str]:
     return [str(REPOSITORY / "scripts" / "uml-run"), "-t", "110"]
 
 
-def boot() -> Path:
-    """A kernel to boot in a virtual machine, named by SYNTHFS_BOOT."""
-    image = Path(os.environ.get("SYNTHFS_BOOT", "/nonexistent"))
-    if not image.is_file():
-        _missing("SYNTHFS_BOOT names no kernel image", "boot")
-    return image
+def linux() -> Path:
+    """Where Debian's cloud kernel and its busybox are unpacked.
+
+    Fetched once and never installed: that would put a kernel into this machine's boot menu.
+    """
+    tool("apt-get", "dpkg-deb")
+    place = Path(os.environ.get("SYNTHFS_LINUX", "/var/cache/synthfs/linux" if os.geteuid() == 0 else "/var/tmp/synthfs-linux"))
+    if not (place / "complete").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        listed = subprocess.run(["apt-cache", "depends", "--important", LINUX], capture_output=True, text=True, check=False)
+        kernel = next((word for word in listed.stdout.split() if word.startswith("linux-image-") and word != LINUX), LINUX)
+        fetch = ["apt-get", "download", "--quiet", kernel, "busybox-static"]
+        if subprocess.run(fetch, cwd=place, capture_output=True, check=False).returncode:
+            _missing(f"apt-get cannot download {kernel} and busybox-static", "all")
+        for package in place.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, place], check=True)
+        (place / "complete").touch()
+    return place
 
 
 def genuine() -> Path:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from synthfs import __version__
+from synthfs.cli import boot as boot_verb
 from synthfs.cli import config
 from synthfs.cli import doctor as doctor_verb
 from synthfs.cli import list as list_verb
@@ -34,6 +35,7 @@ app.command("share")(share_verb.share)
 app.command("doctor")(doctor_verb.doctor)
 app.command("sync")(sync_verb.sync)
 app.command("materialize")(materialize_verb.materialize)
+app.command("boot")(boot_verb.boot)
 
 BUG, INTERRUPTED = 70, 130
 

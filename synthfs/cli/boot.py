@@ -1,0 +1,145 @@
+"""`synthfs boot`: start the machine whose disk this is, so that a backup can be seen to boot.
+
+The disk gets to qemu through a mount that is made for this one purpose and ends with it. qemu writes nothing to it.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from synthfs.cli import mount as mount_verb
+from synthfs.cli.common import Database, Image, Json, err, find_disk, look_at, print_json, say, say_notes
+from synthfs.errors import NotFoundError, TargetError
+from synthfs.formats import gpt
+from synthfs.host import qemu
+from synthfs.plan.disk import Disk
+from synthfs.plan.tree import NEW_IDENTITY, File, grow, walk
+
+_STEP = 0.5
+
+
+def boot(
+    image: Image,
+    screenshot: Annotated[
+        str | None, typer.Option("--screenshot", metavar="FILE", help="Where to put a PNG of the screen.", show_default=False)
+    ] = None,
+    after: Annotated[float, typer.Option(metavar="SECONDS", help="When to take it.", min=0)] = 60.0,
+    window: Annotated[bool, typer.Option("--window", help="Sit before it: show the screen until the machine is off.")] = False,
+    serial: Annotated[
+        str | None, typer.Option("--serial", metavar="FILE", help="Where to put what its serial port says.", show_default=False)
+    ] = None,
+    firmware: Annotated[
+        qemu.Firmware | None, typer.Option("--firmware", help="Instead of what the disk is made for.", show_default=False)
+    ] = None,
+    bus: Annotated[qemu.Bus, typer.Option("--bus", help="What the disk hangs on.")] = qemu.Bus.AHCI,
+    memory: Annotated[int, typer.Option(metavar="MIB", help="How much memory the machine has.", min=64)] = 2048,
+    no_kvm: Annotated[bool, typer.Option("--no-kvm", help="Emulate every instruction, slowly.")] = False,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Boot the disk of IMAGE in a virtual machine, without writing to it.
+
+    Needs qemu-system-x86_64, and OVMF for a disk with an EFI system partition. The machine has no network. Whatever it
+    writes is gone when it ends.
+    """
+    if not (screenshot or window or serial):
+        raise typer.BadParameter("--screenshot FILE, --serial FILE or --window: otherwise there is nothing to see")
+    disk = find_disk(image, database)
+    if f"/{NEW_IDENTITY}/" in image:
+        say("note: it boots with the identity that it had, by which its loader finds its partitions")
+    say_notes(tuple(note for note in disk.notes if note.warning))
+    for place in filter(None, (screenshot, serial)):
+        _check_target(place)
+    accelerated = not no_kvm and qemu.can_accelerate()
+    if not accelerated and not no_kvm:
+        say("note: KVM is not there for this user (/dev/kvm), so this is slow; --after should be several minutes for a Windows")
+    firmware = firmware or _firmware(disk)
+    serial = serial and os.path.abspath(serial)
+    hardware = qemu.Hardware(firmware, bus, memory, accelerated, window, serial, disk.layout.sector_size)
+    began = time.monotonic()
+    # So that neither machine nor mount is left behind.
+    signal.signal(signal.SIGTERM, _leave)
+    with (
+        TemporaryDirectory(prefix="synthfs-boot-") as workshop,
+        _mounted(disk, database, workshop) as file,
+        qemu.machine(file, disk.length, hardware, workshop) as machine,
+    ):
+        runs = _wait(machine, after)
+        if runs and screenshot:
+            machine.screenshot(f"{workshop}/screen.png")
+            shutil.copyfile(f"{workshop}/screen.png", screenshot)
+        seconds = time.monotonic() - began
+        if runs and window:
+            machine.runs_for(None)
+    taken = screenshot if runs else None
+    if as_json:
+        facts = {"image": disk.image.name, "firmware": firmware.value, "kvm": accelerated, "seconds": round(seconds, 1)}
+        print_json(facts | {"runs": runs, "screenshot": taken, "serial": serial})
+    elif not runs:
+        say(f"the machine switched itself off after {seconds:.0f} s")
+    else:
+        say(f"after {seconds:.0f} s the machine was running{f'; its screen is in {taken}' if taken else ''}")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _check_target(place: str) -> None:
+    """Raises TargetError before the long wait and not after it."""
+    directory = os.path.dirname(os.path.abspath(place))
+    if not os.access(directory, os.W_OK) or os.path.isdir(place):
+        raise TargetError(f"{place} cannot be written: {directory} is no directory that may be written to")
+
+
+def _firmware(disk: Disk) -> qemu.Firmware:
+    """UEFI where there is an EFI system partition to begin with."""
+    system = gpt.TYPE_NAMES[gpt.EFI_SYSTEM]
+    found = next((content for content in disk.contents if content.partition.type == system), None)
+    if disk.layout.scheme == "GPT" and found is None:
+        say("warning: this disk has a GPT and no EFI system partition, and will hardly boot")
+    elif found and found.volume is None:
+        say("warning: the EFI system partition of this disk was not imaged, and is empty: it will hardly boot")
+    return qemu.Firmware.UEFI if found else qemu.Firmware.BIOS
+
+
+@contextmanager
+def _mounted(disk: Disk, database: str | None, workshop: str) -> Iterator[str]:
+    """The path of the disk, bare, in a mount that ends with the context."""
+    store = disk.image.raw.path.removesuffix(disk.image.name)
+    files = ((path, node) for path, node in walk(grow(look_at(store, database)).root) if isinstance(node, File) and node.disk)
+    path = next((path for path, node in files if node.disk and node.disk.image.name == disk.image.name), None)
+    if path is None:
+        raise NotFoundError(f"{disk.image.name} is not shown in a mount; `synthfs show` says why")
+    place = f"{workshop}/disks"
+    os.mkdir(place)
+    mount_verb.mount(store, place, daemon=True, refresh=0.0, database=database)
+    try:
+        yield f"{place}/{path}"
+    finally:
+        mount_verb.umount(place)
+
+
+def _wait(machine: qemu.Machine, seconds: float) -> bool:
+    """Waits, with a bar on a terminal; False as soon as the machine is off."""
+    columns = TextColumn("booting"), BarColumn(), TimeRemainingColumn()
+    shown = sys.stderr.isatty()
+    with Progress(*columns, console=err, transient=True) if shown else nullcontext() as progress:
+        task = progress.add_task("booting", total=seconds) if progress else None
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if not machine.runs_for(min(_STEP, left)):
+                return False
+            if progress and task is not None:
+                progress.update(task, completed=seconds - left)
+    return machine.runs_for(0)

@@ -1,0 +1,169 @@
+"""`synthfs boot`: a backed-up Linux boots, sees its own disk, and its writes reach no backup.
+
+Not for: Windows, of which there is none. Units: bytes and seconds. Under emulation, so that it runs everywhere.
+"""
+
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import makeboot
+import need
+from lab import Lab, Scope
+from makedisk import OriginalDisk
+from makestore import Store
+from processes import Argument, wait_until
+from stock import Stock
+from synthfs.errors import SynthfsError
+from synthfs.host import qemu
+
+SECTOR = 512
+LIMIT = 150.0
+QEMU = ("--no-kvm", "--memory", "256")
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """A store with the backups of two disks that boot, and of nothing else."""
+
+    root: Path
+    bios: OriginalDisk
+    uefi: OriginalDisk
+
+    def image(self, client: str) -> Path:
+        return self.root / client / "260301-0201_Image_C" / "Image_C_260301-0201.raw"
+
+
+@pytest.fixture(scope="module")
+def machines(lab: Lab) -> Iterator[Machines]:
+    need.fuse()
+    need.tool("qemu-system-x86_64")
+    with lab.scope("machines") as scope:
+        bios, uefi = makeboot.bios_disk(scope.path("bios") / "bios.img"), makeboot.uefi_disk(scope.path("uefi") / "uefi.img")
+        store = Store(scope.path("store") / "urbackup")
+        store.client("bios").backup(bios, 1)
+        store.client("uefi").backup(uefi, 1, "ESP", "260301-0200")
+        store.client("uefi").backup(uefi, 2)
+        yield Machines(store.root, bios, uefi)
+
+
+def sums(root: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def expected(disk: OriginalDisk) -> dict[str, str]:
+    """What the guest has to say of its disk."""
+
+    def sha256(offset: int, length: int) -> str:
+        return hashlib.sha256(disk.read(offset, length)).hexdigest()
+
+    found = {"size": str(disk.length), "first": sha256(0, SECTOR), "last": sha256(disk.length - SECTOR, SECTOR)}
+    return found | {f"part{one.number}": sha256(one.start, 2048 * SECTOR) for one in disk.partitions}
+
+
+def said(serial: Path) -> dict[str, str]:
+    words = re.findall(rf"{makeboot.SEEN} (\w+)(?: (\S+))?", serial.read_text(errors="replace"))
+    return dict(words)
+
+
+class TestBoot:
+    def test_boots(self, scope: Scope, machines: Machines) -> None:
+        """Under BIOS from IDE, under UEFI from NVMe: Linux comes up, reads the original disk, writes, and switches itself off.
+
+        A third one has its picture taken meanwhile. No byte of the store changes, and no mount is left.
+        """
+        before = sums(machines.root)
+        disks, runs = {"bios": machines.bios, "uefi": machines.uefi}, {}
+        for client, bus in (("bios", "ide"), ("uefi", "nvme")):
+            runs[client] = self.start(scope, machines.image(client), "--serial", client, "--bus", bus, "--after", str(LIMIT))
+        picture = scope.directory / "screen.png"
+        how = ("--screenshot", picture, "--after", "10", *QEMU, "--json")
+        done = scope.synthfs("boot", machines.image("uefi"), *how, timeout=LIMIT)
+        facts = json.loads(done.stdout)
+        assert (facts["firmware"], facts["kvm"], facts["runs"]) == ("uefi", False, True)
+        assert len(set(pixels(picture))) > 4
+        for client, (process, serial) in runs.items():
+            assert process.wait(LIMIT + 30) == 0
+            assert said(serial) == expected(disks[client]) | {"scribbled": ""}
+        assert sums(machines.root) == before
+        assert left_behind() == []
+
+    def test_ends_on_sigterm(self, scope: Scope, machines: Machines) -> None:
+        """Asked to end, it takes machine and mount with it."""
+        process, serial = self.start(scope, machines.image("bios"), "--serial", "bios")
+        assert wait_until(serial.exists, 30.0)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert left_behind() == []
+
+    def start(self, scope: Scope, image: Path, option: str, name: str, *more: str) -> tuple["subprocess.Popen[bytes]", Path]:
+        file = scope.path(name) / "said"
+        argv: list[Argument] = [sys.executable, "-m", "synthfs", "boot", image, option, file, *QEMU, *more]
+        return scope.start(argv), file
+
+
+def left_behind() -> list[str]:
+    """Mounts of `synthfs boot`, and its machines."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/synthfs-boot-" in line]
+    return [*mounted, *map(str, Path(tempfile.gettempdir()).glob("synthfs-boot-*"))]
+
+
+def pixels(file: Path) -> bytes:
+    """The rows of a PNG, each with its filter; the checksums are looked at."""
+    raw = file.read_bytes()
+    assert raw[:8] == b"\x89PNG\r\n\x1a\n"
+    at, data = 8, b""
+    while at < len(raw):
+        length = int.from_bytes(raw[at : at + 4], "big")
+        kind, content = raw[at + 4 : at + 8], raw[at + 8 : at + 8 + length]
+        assert zlib.crc32(kind + content) == int.from_bytes(raw[at + 8 + length : at + 12 + length], "big")
+        data += content if kind == b"IDAT" else b""
+        at += 12 + length
+    return zlib.decompress(data)
+
+
+@pytest.fixture(scope="module")
+def image(lab: Lab) -> Iterator[Path]:
+    """Of a disk that boots nothing."""
+    need.fuse()
+    with lab.scope("image") as scope:
+        yield next(Stock.make(scope).store(scope).root.rglob("*.raw"))
+
+
+class TestWhereItCannot:
+    def test_nothing_to_see(self, scope: Scope, image: Path) -> None:
+        """Without a screenshot, a serial port or a window it says that one of them is wanted."""
+        done = scope.synthfs("boot", image, check=False)
+        assert done.returncode == 2
+        assert "--screenshot" in done.stderr
+
+    def test_without_qemu(self, scope: Scope, image: Path) -> None:
+        """One line names the package; no mount is left."""
+        programs = scope.path("bin")
+        for name in ("umount", "cat", "stat"):
+            (programs / name).symlink_to(f"/usr/bin/{name}")
+        done = scope.synthfs("boot", image, "--screenshot", programs / "x.png", check=False, env={"PATH": str(programs)})
+        assert done.returncode == 1
+        assert "apt install qemu-system-x86" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_where_it_cannot_write(self, scope: Scope, image: Path) -> None:
+        """A picture that cannot be put where it is wanted is refused before the machine starts."""
+        done = scope.synthfs("boot", image, "--screenshot", "/nonexistent/x.png", check=False)
+        assert done.returncode == 8
+
+    def test_without_firmware(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where qemu has no UEFI firmware, the message says how to get one."""
+        monkeypatch.setattr(qemu, "_DESCRIPTIONS", ("/nonexistent",))
+        with pytest.raises(SynthfsError, match="apt install ovmf"):
+            qemu._uefi()
