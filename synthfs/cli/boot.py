@@ -60,11 +60,7 @@ def boot(
     say_notes(tuple(note for note in disk.notes if note.warning))
     for place in filter(None, (screenshot, serial)):
         _check_target(place)
-    accelerated = not no_kvm and qemu.can_accelerate()
-    if not accelerated and not no_kvm:
-        say("note: KVM is not there for this user (/dev/kvm), so this is slow; --after should be several minutes for a Windows")
-    firmware = firmware or _firmware(disk)
-    serial = serial and os.path.abspath(serial)
+    firmware, accelerated = firmware or _firmware(disk), not no_kvm and _can_accelerate()
     hardware = qemu.Hardware(firmware, bus, memory, accelerated, window, serial, disk.layout.sector_size)
     began = time.monotonic()
     # So that neither machine nor mount is left behind.
@@ -89,6 +85,12 @@ def boot(
         say(f"the machine switched itself off after {seconds:.0f} s")
     else:
         say(f"after {seconds:.0f} s the machine was running{f'; its screen is in {taken}' if taken else ''}")
+
+
+def _can_accelerate() -> bool:
+    if not qemu.can_accelerate():
+        say("note: KVM is not there for this user (/dev/kvm), so this is slow; --after should be several minutes for a Windows")
+    return qemu.can_accelerate()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
