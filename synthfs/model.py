@@ -92,7 +92,7 @@ class Skipped:
 class StoreFacts:
     """Everything found in one store. `owner` and `group` are those of its root directory.
 
-    `identity` tells the store from an empty directory in its place: its file system's id and its root's inode.
+    `identity` tells the store from an empty directory in its place, and outlives a reboot (`host/handle`).
     """
 
     root: str
@@ -100,7 +100,7 @@ class StoreFacts:
     group: int
     images: tuple[ImageFacts, ...]
     skipped: tuple[Skipped, ...]
-    identity: tuple[int, int] = (0, 0)
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

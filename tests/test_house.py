@@ -43,6 +43,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host.mounts": (1, WORLD),
     "synthfs.host.qemu": (1, WORLD),
     "synthfs.host.files": (1, WORLD),
+    "synthfs.host.handle": (1, WORLD),
     "synthfs.host.seal": (1, WORLD),
     "synthfs.host.zfs": (1, WORLD),
     "synthfs.host.reflink": (1, WORLD),

@@ -19,6 +19,7 @@ from lab import Lab, Scope
 from makedatabase import Database
 from makedisk import OriginalDisk
 from processes import Argument
+from synthfs.urbackup import storage
 
 NOT_FOUND, EXISTS, PARTIAL = 3, 8, 1
 USER = "daemon"
@@ -92,6 +93,57 @@ class TestStore:
         assert after.keys() - before.keys() == {f"pc/{named(8)}"}
         assert filled.sync("--keep", "1", "--prune-anyway", check=False).returncode == 0
         assert filled.files() == [f"pc/{named(8)}"]
+
+    @pytest.mark.parametrize("filesystem", ["btrfs", "xfs", "ext4"])
+    def test_known_again(self, scope: Scope, filesystem: str) -> None:
+        """A store is the same on another device and after a remount, and a directory that took its place on disk is not."""
+        need.tool(f"mkfs.{filesystem}")
+        need.kernel(filesystem)
+        mkfs: list[Argument] = [f"mkfs.{filesystem}", "-q", "-F" if filesystem == "ext4" else "-f"]
+        file = scope.sparse(512 << 20, filesystem)
+        scope.run([*mkfs, file])
+        first = scope.loop(file)
+        mounted = scope.mount(first, fstype=filesystem)
+        store = mounted / "urbackup"
+        store.mkdir()
+        before, device = identity(store), store.stat().st_dev
+        scope.umount(mounted)
+        second = scope.loop(file)
+        scope.run(["losetup", "--detach", first])
+        scope.mount(second, mounted, fstype=filesystem)
+        assert identity(store) == before
+        if filesystem != "btrfs":
+            assert store.stat().st_dev != device
+        number = store.stat().st_ino
+        for _ in range(1000):
+            store.rmdir()
+            store.mkdir()
+            assert identity(store) != before
+            if store.stat().st_ino == number:
+                break
+        assert filesystem == "btrfs" or store.stat().st_ino == number, "the number was given to the new directory"
+        scope.umount(mounted)
+        scope.run([*mkfs, second])
+        scope.mount(second, mounted, fstype=filesystem)
+        store.mkdir()
+        assert identity(store) != before
+
+    def test_on_xfs_after_a_remount(self, scope: Scope, disk: OriginalDisk) -> None:
+        """XFS on another device number than at the last run still is the store of the last run: files are removed as ever."""
+        need.tool("mkfs.xfs")
+        need.kernel("xfs")
+        file = scope.sparse(512 << 20, "xfs")
+        scope.run(["mkfs.xfs", "-q", "-m", "reflink=1", file])
+        first = scope.loop(file)
+        mounted = scope.mount(first, fstype="xfs")
+        freezer = Freezer.make(scope, mounted, disk)
+        for day in (1, 2, 3):
+            freezer.backup("pc", day)
+        assert freezer.counts("--keep", "3") == (3, 0, 0, 0)
+        scope.umount(mounted)
+        scope.mount(scope.loop(file), mounted, fstype="xfs")
+        freezer.delete(freezer.images[0])
+        assert freezer.counts("--keep", "3") == (0, 1, 2, 0)
 
     def test_unreadable_client(self, scope: Scope, freezer: Freezer) -> None:
         """Of a client whose folder may not be read nothing is removed, by an unprivileged user; of the others as ever."""
@@ -267,6 +319,10 @@ class TestRecord:
         assert freezer.files() == [f"pc/{named(1)}"]
         freezer.backup("pc", 2)
         assert freezer.counts() == (1, 1, 0, 0)
+
+
+def identity(store: Path) -> str:
+    return storage.scan(str(store)).identity
 
 
 def killed(freezer: Freezer, call: str) -> int:

@@ -223,9 +223,7 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What tells this store from an empty mountpoint, from another disk, and from itself without its database."""
-        root = self._catalog.store.root
-        at, system = os.stat(root), os.statvfs(root)
-        return {"root": root, "inode": at.st_ino, "file_system": system.f_fsid, "database": bool(self._catalog.database)}
+        return {"identity": self._catalog.store.identity, "database": bool(self._catalog.database)}
 
     def _is_the_same(self) -> bool:
         """Whether the store is that of the last run. One that has a database now, and had none then, is."""

@@ -44,7 +44,7 @@ class Refresher:
         grow: Callable[[Catalog], Tree],
         metrics: Metrics,
         interval: float,
-        store: tuple[int, int],
+        store: str,
         done: Callable[[], None] = lambda: None,
     ) -> None:
         """`interval` is in seconds; 0 means that only a signal causes a scan. `store` is the identity of the store when it was

@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator
 from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import Source
 from synthfs.host import files
+from synthfs.host.handle import lasting
 from synthfs.host.seal import seal_of
 from synthfs.model import MAX_SIDECAR, VOLUME_OFFSET, ImageFacts, Kind, Seal, Skipped, StoreFacts
 
@@ -46,8 +47,7 @@ def scan(root: str, clients: Collection[str] = ()) -> StoreFacts:
     for entry in entries:
         if entry.name not in OWN_DIRECTORIES or entry.name in clients:
             finder.client(entry)
-    identity = os.statvfs(root).f_fsid, owner.st_ino
-    return StoreFacts(root, owner.st_uid, owner.st_gid, tuple(finder.images), tuple(finder.skipped), identity)
+    return StoreFacts(root, owner.st_uid, owner.st_gid, tuple(finder.images), tuple(finder.skipped), lasting(root))
 
 
 def is_client(directory: str) -> bool:
