@@ -20,6 +20,8 @@ from synthfs.plan.recipe import Clone, Copy, Hole, Step, Write
 from synthfs.plan.renew import new_identity as renewed_disk
 from synthfs.units import human
 
+NOT_PROVEN = "ZFS was asked to share the data, but too much else happened in the pool to prove by its figures that it did"
+
 
 class Format(StrEnum):
     VHD = "vhd"
@@ -63,15 +65,15 @@ def materialize(
         if not dry_run:
             _freeze(prepared, name, force)
         seconds = time.monotonic() - began
-        measured = dry_run or prepared.measure()
-        facts = _facts(f"{directory}/{name}", prepared, dry_run, seconds, measured)
+        proven = dry_run or prepared.measure()
+        facts = _facts(f"{directory}/{name}", prepared, dry_run, seconds)
         facts["notes"] = [note_facts(note) for note in disk.notes]
     if as_json:
         print_json(facts | {"steps": [_as_json(step) for step in prepared.steps]})
     else:
         _report(facts, prepared)
-    if not measured:
-        say("note: ZFS was asked to share the data, but too much else happened in the pool to prove by its figures that it did")
+    if not proven:
+        say(f"note: {NOT_PROVEN}")
 
 
 def _target(output: str, usual_name: str) -> tuple[str, str]:
@@ -106,12 +108,12 @@ def _freeze(prepared: Prepared, name: str, force: bool) -> None:
         prepared.freeze(name, force, lambda done: progress.update(task, completed=done))
 
 
-def _facts(path: str, prepared: Prepared, dry_run: bool, seconds: float, measured: bool) -> dict[str, Any]:
+def _facts(path: str, prepared: Prepared, dry_run: bool, seconds: float) -> dict[str, Any]:
     """The figures of a run: bytes by what became of them, and the space that the file takes of its own, None if unknown."""
     sums = prepared.expected
     facts = {"file": path, "length": prepared.extents.length, "dry_run": dry_run, "seconds": round(seconds, 3)}
     parts = {"cloned": sums.cloned, "copied": sums.copied, "edges": sums.edges, "written": sums.written, "hole": sums.hole}
-    return facts | parts | {"new_space": prepared.new_space if measured else None}
+    return facts | parts | {"new_space": prepared.new_space}
 
 
 def _as_json(step: Step) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from synthfs.cli.common import Database, Json, Store, look_at, print_json, say, say_notes
-from synthfs.cli.materialize import Format
+from synthfs.cli.materialize import NOT_PROVEN, Format
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.errors import SynthfsError, TargetError
 from synthfs.host import state
@@ -173,6 +173,8 @@ class _Run:
             try:
                 with prepare(wrap(new.disk).extent_map(), client_directory, Reflink.ALWAYS) as prepared:
                     prepared.freeze(os.path.basename(path), new.replace, about_to_publish=announce)
+                    if not prepared.measure():
+                        say(f"note: {place}: {NOT_PROVEN}")
             except SynthfsError:
                 if before is None:
                     self._frozen.pop(place, None)

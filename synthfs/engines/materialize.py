@@ -47,8 +47,8 @@ class Prepared:
     steps: list[Step]
     directory: str
     why_copied: dict[Source, str]
-    new_space: int
-    """Bytes that the file will take beside what it shares; after `freeze`, those that it does take."""
+    new_space: int | None
+    """Bytes that the file will take beside what it shares; after `measure`, those that it does take, None if unknown."""
 
     _ways: Ways = field(repr=False)
     _files: dict[Source, OpenSource] = field(repr=False)
@@ -63,14 +63,6 @@ class Prepared:
     @property
     def expected(self) -> Totals:
         return totals(self.steps)
-
-    def proven(self) -> bool:
-        """Whether what was cloned is known to be shared. On ZFS that takes a look at the pool, and may stay open."""
-        cloned: Counter[Source] = Counter()
-        for step in self.steps:
-            if isinstance(step, Clone):
-                cloned[step.source] += step.length
-        return sharing.proven(self._ways, self._files, cloned)
 
     def freeze(
         self, name: str, overwrite: bool, progress: Progress = lambda done: None, about_to_publish: Told = lambda made: None
@@ -99,12 +91,13 @@ class Prepared:
 
     def measure(self) -> bool:
         """Measures `new_space` of the frozen file. False: on ZFS too much else happened in the pool to tell what is shared."""
-        if not self.proven():
-            return False
-        measured = sharing.new_space(self._ways, self._draft.fd, self._shared)
-        if measured is not None:
-            self.new_space = measured
-        return True
+        cloned: Counter[Source] = Counter()
+        for step in self.steps:
+            if isinstance(step, Clone):
+                cloned[step.source] += step.length
+        measured = sharing.measure(self._ways, self._files, self._draft.fd, cloned, self._shared)
+        self.new_space = measured.new_space
+        return measured.proven
 
     def _do(self, step: Step, target: int) -> int:
         """Does one step. Returns how much more is allocated for the file that it shares with a backup."""
@@ -148,7 +141,7 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
             files[source] = OpenSource(source)
             stack.callback(files[source].close)
         draft = stack.enter_context(Draft(directory))
-        ways = Ways() if mode is Reflink.NEVER else sharing.find(files, draft.fd, directory)
+        ways = sharing.find({} if mode is Reflink.NEVER else files, draft.fd, directory)
         steps = cook(extents, ways.block)
         why = dict(ways.why_not)
         for copy in unshared(steps):

@@ -1,4 +1,4 @@
-"""Finds out, by trial, how each source can share blocks with a new file; and proves afterwards that it did, where that is open.
+"""Finds out, by trial, how each source can share blocks with a new file; and afterwards what was shared, where that is open.
 
     BTRFS, XFS, one ZFS dataset     FICLONERANGE: it shares or fails
     ZFS, other datasets             copy_file_range: it shares or copies, and only the pool's counters tell which
@@ -32,15 +32,16 @@ _UNLIKE = "only one of backup and new file is excluded from copy-on-write (chatt
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Shares ranges of one source, in multiples of `block`."""
+    """Shares ranges of one source, in multiples of `block`. One that is not `certain` may copy instead, and not say so."""
 
     block: int
     share: Callable[[int, int, int, int, int], None]
+    certain: bool = True
 
 
 @dataclass(slots=True)
 class Ways:
-    """How each source can be shared, or why it cannot. `pool` is to be asked for a proof; None where none is needed."""
+    """How each source can be shared, or why it cannot. `pool` is that of the new file, None where it is not on ZFS."""
 
     by_source: dict[Source, Way] = field(default_factory=dict)
     why_not: dict[Source, str] = field(default_factory=dict)
@@ -52,34 +53,51 @@ class Ways:
         return way.block if way else None
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Whether what was cloned is known to be shared, and what a new file takes beside that: bytes, None if unknown."""
+
+    proven: bool
+    new_space: int | None
+
+
 def find(files: Files, target: int, directory: str) -> Ways:
     """Tries every source with the empty file `target`, which lies in `directory`, and leaves it empty."""
+    if pool := zfs.pool_of(directory):
+        return _on_zfs(files, target, pool)
     ways = Ways()
-    pool = zfs.pool_of(directory)
-    if pool:
-        pool.settle()
     if any(reflink.excluded_from_cow(file.fd) for file in files.values()):
         # Where the new file cannot have the flag, the trial fails and says why.
         with contextlib.suppress(ShareError):
             reflink.exclude_from_cow(target)
     for source, file in files.items():
         block = reflink.block_size(file.fd)
-        try:
-            reflink.clone_range(file.fd, 0, block, target, 0)
-            ways.by_source[source] = Way(block, reflink.clone_range)
-        except ShareError as error:
+        if refused := _refusal(file, target, block):
             unlike = reflink.excluded_from_cow(file.fd) != reflink.excluded_from_cow(target)
-            ways.why_not[source] = _UNLIKE if unlike and not pool else str(error)
-        os.ftruncate(target, 0)
-    if ways.why_not and pool:
-        return _across_datasets(files, target, pool)
+            ways.why_not[source] = _UNLIKE if unlike else str(refused)
+        else:
+            ways.by_source[source] = Way(block, reflink.clone_range)
     return ways
 
 
-def _across_datasets(files: Files, target: int, pool: zfs.Pool) -> Ways:
+def _refusal(file: OpenSource, target: int, block: int) -> ShareError | None:
+    """What FICLONERANGE answers to the first block of a source; None where it shares it."""
+    try:
+        reflink.clone_range(file.fd, 0, block, target, 0)
+    except ShareError as error:
+        return error
+    finally:
+        reflink.empty(target)
+    return None
+
+
+def _on_zfs(files: Files, target: int, pool: zfs.Pool) -> Ways:
     ways = Ways(pool=pool)
     if why := pool.why_no_cloning():
-        return Ways(why_not=dict.fromkeys(files, why))
+        ways.why_not = dict.fromkeys(files, why)
+    if not files or ways.why_not:
+        return ways
+    pool.settle()
     sizes: Counter[int] = Counter()
     for source, file in files.items():
         sizes[reflink.block_size(file.fd)] += source.size
@@ -90,10 +108,12 @@ def _across_datasets(files: Files, target: int, pool: zfs.Pool) -> Ways:
             ways.why_not[source] = f"it is in another pool than {pool.name}"
         elif own != block:
             ways.why_not[source] = f"its blocks are of {own} bytes, and the new file's of {block}, like most of its data"
-        elif not _trial(file, target, block, pool):
-            ways.why_not[source] = "ZFS copied a trial block instead of sharing it"
+        elif not _refusal(file, target, block):
+            ways.by_source[source] = Way(block, reflink.clone_range)
+        elif _trial(file, target, block, pool):
+            ways.by_source[source] = Way(block, reflink.copy_range, certain=False)
         else:
-            ways.by_source[source] = Way(block, reflink.copy_range)
+            ways.why_not[source] = "ZFS copied a trial block instead of sharing it"
     pool.settle()  # the trials are gone again, and counted no more
     ways.saved_before = pool.saved()
     return ways
@@ -138,10 +158,10 @@ def _trial(file: OpenSource, target: int, block: int, pool: zfs.Pool) -> bool:
             shared = pool.saved() - before >= taken // 2 - _UNCOUNTED
             if shared:
                 return reflink.block_size(target) == block
-            os.ftruncate(target, 0)
+            reflink.empty(target)
         return _is_busy(pool)
     finally:
-        os.ftruncate(target, 0)
+        reflink.empty(target)
 
 
 def _is_busy(pool: zfs.Pool) -> bool:
@@ -165,28 +185,21 @@ def _blocks_with_data(file: OpenSource, block: int) -> Iterator[tuple[int, int]]
             return
 
 
-def proven(ways: Ways, files: Files, cloned: Mapping[Source, int]) -> bool:
-    """Whether the pool has saved as much more as sharing `cloned` bytes of each source must save.
+def measure(ways: Ways, files: Files, target: int, cloned: Mapping[Source, int], shared: int) -> Measured:
+    """Measures the finished file, for which `cloned` bytes of each source were shared.
 
-    False is no proof of the contrary: the counters are the pool's, and others may have freed clones meanwhile.
+    `shared` is what was allocated by that, which ZFS tells only of the whole pool. Its counters may be anything if others
+    clone or delete meanwhile: too small a figure is no proof of the contrary, and neither that nor too large a one is used.
     """
     if ways.pool is None:
-        return True
+        return Measured(True, reflink.allocated(target) - shared)
     ways.pool.settle()
-    expected = 0
+    taken = reflink.allocated(target)
+    if not cloned:
+        return Measured(True, taken)
+    saved, expected = ways.pool.saved() - ways.saved_before, 0
     for source, length in cloned.items():
         # What is allocated of a file, less all of it that was not cloned: that much of it at least was shared.
         expected += max(int(reflink.allocated(files[source].fd) * 0.95) - (source.size - length), 0)
-    return ways.pool.saved() - ways.saved_before >= expected
-
-
-def new_space(ways: Ways, target: int, shared: int) -> int | None:
-    """Bytes that the finished file takes beside what it shares: `shared` where cloning is counted file by file.
-
-    On ZFS it is what the pool saved meanwhile that counts; call it after `proven`, which waits for the figures. None
-    where it saved more than this file can account for.
-    """
-    if ways.pool:
-        shared = ways.pool.saved() - ways.saved_before
-    taken = reflink.allocated(target)
-    return taken - shared if shared <= taken else None
+    proven = saved >= expected or all(ways.by_source[source].certain for source in cloned)
+    return Measured(proven, taken - saved if expected <= saved <= taken else None)

@@ -79,6 +79,14 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
         raise TargetError(f"no hole can be made in the new file: {os.strerror(ctypes.get_errno())}")
 
 
+def empty(fd: int) -> None:
+    """Takes everything out of a file. Raises TargetError: ZFS wants space even for that, and has a quota refuse it."""
+    try:
+        os.ftruncate(fd, 0)
+    except OSError as error:
+        raise _refusal(error) from error
+
+
 def allocated(fd: int) -> int:
     """Bytes that the file system has allocated for a file, shared ones included."""
     return os.fstat(fd).st_blocks * 512
