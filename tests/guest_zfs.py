@@ -7,8 +7,12 @@ Expected values: the original disk, `zpool get`, `zfs destroy` as UrBackup's hel
 import contextlib
 import json
 import os
+import random
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +26,13 @@ from lab import Lab, Scope
 from makedisk import MIB, OriginalDisk
 from makestore import Store
 from onmount import read_right
-from processes import run, wait_until
+from processes import Argument, run, wait_until
+from synthfs.host.handle import lasting
 
-CANNOT_SHARE = 7
+CANNOT_SHARE, TARGET_FAILED = 7, 8
 TANK = Path("/run/tank")
 ENABLED = Path("/sys/module/zfs/parameters/zfs_bclone_enabled")
+BLOCK = 128 << 10
 IDLE = 30.0
 """Seconds within which a handle that nobody uses is to be given up."""
 
@@ -66,6 +72,12 @@ def zfs(*command: str, check: bool = True) -> "subprocess.CompletedProcess[bytes
 def figure(name: str) -> int:
     zfs("zpool", "sync", "tank")
     return int(zfs("zpool", "get", "-Hp", "-o", "value", name, "tank").stdout)
+
+
+def blocks(dataset: str, file: Path) -> dict[int, str]:
+    """Where on the device the blocks of a file lie, by their offset in it; those that have no place are not listed."""
+    listed = zfs("zdb", "-U", "/run/zpool.cache", "-ddddd", dataset, str(file.stat().st_ino)).stdout.decode()
+    return {int(at, 16): place for at, place in re.findall(r"^ +([0-9a-f]+) +L0 (\S+:\S+:\S+) ", listed, re.MULTILINE)}
 
 
 @dataclass(slots=True)
@@ -134,7 +146,7 @@ def refused(scope: Scope, images: Images, *words: str) -> None:
 
 
 def test_crown(scope: Scope, disk: OriginalDisk, images: Images) -> None:
-    """Cloned across datasets, proved by the pool: hardly any new space; mounted == materialized == the original disk."""
+    """Cloned across datasets: the same places of the device, hardly any new space; mounted == materialized == the original."""
     data = sum(raw.stat().st_blocks * 512 for raw in images.raws.values())
     assert data > 32 * MIB
     saved, allocated = figure("bclonesaved"), figure("allocated")
@@ -149,6 +161,12 @@ def test_crown(scope: Scope, disk: OriginalDisk, images: Images) -> None:
     assert done["copied"] == done["edges"]
     frozen = images.out / images.frozen
     assert read_right(scope, frozen, disk)
+    ours, raw = blocks(f"tank/{images.name}/out", frozen), blocks(images.datasets["C"], images.raws["C"])
+    (clone,) = [step for step in done["steps"] if step["do"] == "clone" and step["source"].endswith(images.raws["C"].name)]
+    shift, end = clone["offset"] - clone["source_offset"], clone["source_offset"] + clone["length"]
+    shared = {at + shift: place for at, place in raw.items() if clone["source_offset"] <= at < end}
+    assert len(shared) >= 16 * MIB // BLOCK
+    assert {at: place for at, place in ours.items() if clone["offset"] <= at < end + shift} == shared
     mounted = scope.synthfs_mount(images.store)
     assert scope.run(["cmp", mounted / "pc" / images.frozen, frozen], check=False).returncode == 0
     frozen.unlink()
@@ -205,6 +223,35 @@ def test_sources_of_different_record_sizes(scope: Scope, disk: OriginalDisk) -> 
     assert figure("bclonesaved") - saved > 30 * MIB
     assert done["copied"] > done["edges"]
     assert read_right(scope, images.out / images.frozen, disk)
+
+
+def test_one_dataset(scope: Scope, disk: OriginalDisk) -> None:
+    """Plain directories in one dataset, whose block size was changed later: shared as well, and what it costs is measured."""
+    zfs("zfs", "create", "tank/plain")
+    client = Store(TANK / "plain" / "urbackup").client("pc")
+    raws = [client.backup(disk, n, letter, layout="plain").raw for letter, n in (("C", 3), ("SYSVOL", 1), ("D", 4))]
+    zfs("zfs", "set", "recordsize=1M", "tank/plain")
+    out = TANK / "plain" / "out"
+    out.mkdir()
+    allocated = figure("allocated")
+    done = json.loads(scope.synthfs("materialize", raws[0], "-o", out, "--json").stdout)
+    grown = figure("allocated") - allocated
+    print({k: v for k, v in done.items() if k != "steps"}, grown)
+    assert done["cloned"] > 32 * MIB
+    assert grown < 4 * MIB
+    assert done["new_space"] < 4 * MIB
+    assert read_right(scope, out / f"{raws[0].stem}.vhd", disk)
+
+
+def test_identity_of_a_store(scope: Scope) -> None:
+    """A dataset is known again when it is mounted the next time, and the empty directory below it is another."""
+    zfs("zfs", "create", "tank/known")
+    before = lasting("/run/tank/known")
+    zfs("zfs", "unmount", "tank/known")
+    Path("/run/tank/known").mkdir(exist_ok=True)
+    assert lasting("/run/tank/known") != before
+    zfs("zfs", "mount", "tank/known")
+    assert lasting("/run/tank/known") == before
 
 
 def test_just_written(scope: Scope, disk: OriginalDisk) -> None:
@@ -264,6 +311,135 @@ def test_beside_other_activity(scope: Scope, disk: OriginalDisk, images: Images)
         busy.kill()
     assert read_right(scope, images.out / images.frozen, disk)
     (images.out / images.frozen).unlink()
+
+
+def command(images: Images, *options: str) -> list[Argument]:
+    return [sys.executable, "-m", "synthfs", "materialize", images.raws["C"], "-o", images.out, *options]
+
+
+@pytest.fixture(scope="module")
+def calls(lab: Lab, images: Images) -> list[str]:
+    """The system calls of a freeze from beginning to end, with the paths of descriptors; of what it starts as well none."""
+    with lab.scope("calls") as scope:
+        log = scope.path() / "strace.log"
+        scope.run(["strace", "-y", "-s", "256", "-o", log, "-e", "trace=%file,%desc", *command(images)])
+        (images.out / images.frozen).unlink()
+        return [line for line in log.read_text(errors="replace").splitlines() if not line.startswith("execve(")]
+
+
+def test_order(images: Images, calls: list[str]) -> None:
+    """The file is complete and on disk before it gets its name, and the name is on disk before the end."""
+    last_data = max(n for n, line in enumerate(calls) if re.match(rf"(pwrite64|copy_file_range)\(.*<{images.out}/#", line))
+    (of_file,) = [n for n, line in enumerate(calls) if re.match(rf"fsync\(\d+<{images.out}/#", line)]
+    (link,) = [n for n, line in enumerate(calls) if line.startswith("linkat(") and f'"{images.frozen}"' in line]
+    (of_directory,) = [n for n, line in enumerate(calls) if re.match(rf"fsync\(\d+<{images.out}>\)", line)]
+    assert last_data < of_file < link < of_directory
+    assert all(calls[n].endswith("= 0") for n in (of_file, link, of_directory))
+
+
+def test_sources_are_read_only(images: Images, calls: list[str]) -> None:
+    """Nothing in the store or its datasets is opened but for reading, and nothing below a snapshot is touched in any way."""
+    ours = [line for line in calls if f"{images.store}/" in line or f"{TANK}/{images.name}/images/" in line]
+    opened = [line for line in ours if line.startswith("open")]
+    for raw in images.raws.values():
+        assert sum(f'/{raw.name}"' in line for line in opened) >= 2, "a scan and the freeze"
+    assert [line for line in opened if "O_RDONLY" not in line or re.search("O_(WRONLY|RDWR|CREAT|TRUNC)", line)] == []
+    reading = r"(openat|newfstatat|statx?|lstat|readlink|access|faccessat2?|getdents64|lseek|pread64|read|f?statfs|fstat|close"
+    reading += r"|fcntl|ioctl|name_to_handle_at|copy_file_range\(\d+<[^>]*/images/[^>]*>, \[\d+[^]]*\], \d+<[^>]*/out/)"
+    assert [line for line in ours if not re.match(reading, line)] == []
+    assert [line for line in calls if ".zfs/snapshot/" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "times"),
+    [("always", 10), pytest.param("always", 100, marks=pytest.mark.slow), pytest.param("never", 100, marks=pytest.mark.slow)],
+)
+def test_killed_at_any_moment(scope: Scope, disk: OriginalDisk, images: Images, mode: str, times: int) -> None:
+    """SIGKILL at that many random times leaves nothing or the whole file, and nothing else; no data stay shared in the pool."""
+    saved = figure("bclonesaved")
+    began = time.monotonic()
+    scope.run(command(images, "--reflink", mode))
+    whole = time.monotonic() - began
+    (images.out / images.frozen).unlink()
+    dice, complete = random.Random(20260301), 0
+    for number in range(times):
+        child = subprocess.Popen(command(images, "--reflink", mode), env=scope.environment, stderr=subprocess.DEVNULL)
+        time.sleep(dice.uniform(0.2, 1.2) * whole)
+        child.send_signal(signal.SIGKILL)
+        child.wait(30)
+        left = [path.name for path in images.out.iterdir()]
+        assert left in ([], [images.frozen]), number
+        if left:
+            complete += 1
+            assert read_right(scope, images.out / images.frozen, disk)
+            (images.out / images.frozen).unlink()
+    print(f"ZFS, --reflink {mode}: killed {times} times, {complete} whole files")
+    assert wait_until(lambda: figure("bclonesaved") == saved, 30.0, pause=1.0)
+
+
+@pytest.mark.parametrize(("moment", "whole"), [("linkat:when=1", False), ("fsync:when=2", True)])
+def test_killed_at_the_end(scope: Scope, disk: OriginalDisk, images: Images, moment: str, whole: bool) -> None:
+    """The same when everything is written: about to be given its name, and to have that forced to disk."""
+    strace: list[Argument] = ["strace", "-o", "/dev/null", "-e", f"inject={moment}:signal=SIGKILL"]
+    done = scope.run([*strace, *command(images)], check=False)
+    assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), done
+    assert [path.name for path in images.out.iterdir()] == [images.frozen] * whole
+    if whole:
+        assert read_right(scope, images.out / images.frozen, disk)
+        (images.out / images.frozen).unlink()
+
+
+def test_two_at_once(scope: Scope, disk: OriginalDisk, images: Images) -> None:
+    """Of two runs for one name one makes the file, and the other says that it is there: they do not mislead each other."""
+    log = scope.path() / "log"
+    both = [scope.start(command(images), log=log) for _ in range(2)]
+    codes = sorted(run.wait(60) for run in both)
+    assert codes == [0, TARGET_FAILED], log.read_text()
+    (line,) = [line for line in log.read_text().splitlines() if line.startswith("synthfs:")]
+    assert "exists already" in line
+    assert [path.name for path in images.out.iterdir()] == [images.frozen]
+    assert read_right(scope, images.out / images.frozen, disk)
+    (images.out / images.frozen).unlink()
+
+
+def test_quota(scope: Scope, images: Images) -> None:
+    """Shared data count for a dataset's quota: where that is reached it is said in one line, and nothing is left."""
+    zfs("zfs", "create", "-o", "quota=16M", "tank/limited")
+    done = scope.run([*command(images)[:-1], TANK / "limited"], check=False)
+    assert done.returncode == TARGET_FAILED, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "quota" in line
+    assert os.listdir(TANK / "limited") == []
+
+
+def test_full(scope: Scope, images: Images) -> None:
+    """A pool that is filled up by somebody else in the middle of a copy: one line, and nothing is left."""
+    scope.run(["truncate", "--size=128M", "/dev/shm/small"])
+    zfs("zpool", "create", "-O", "mountpoint=/run/small", "small", "/dev/shm/small")
+    out, log = Path("/run/small"), scope.path() / "strace.log"
+    try:
+        free = shutil.disk_usage(out).free
+        said = scope.path() / "log"
+        strace: list[Argument] = ["strace", "-f", "-o", log, "-e", "trace=pwrite64"]
+        argv = ["-e", "inject=pwrite64:signal=SIGSTOP:when=9", *command(images)[:-1], out, "--reflink", "never"]
+        child = scope.start([*strace, *argv], log=said)
+        stopped = re.compile(r"^(\d+) +--- stopped by SIGSTOP ---$", re.MULTILINE)
+        assert wait_until(lambda: log.exists() and bool(stopped.search(log.read_text())), 30.0), said.read_text()
+        scope.run(["dd", "if=/dev/urandom", "of=/run/small/filler", "bs=1M"], check=False)
+        zfs("zpool", "sync", "small")
+        found = stopped.search(log.read_text())
+        assert found
+        os.kill(int(found[1]), signal.SIGCONT)
+        assert child.wait(30) == TARGET_FAILED, said.read_text()
+        (line,) = said.read_text().splitlines()
+        assert "No space left" in line
+        assert os.listdir(out) == ["filler"]
+        (out / "filler").unlink()
+        zfs("zpool", "sync", "small")
+        assert wait_until(lambda: shutil.disk_usage(out).free > free - MIB, 20.0, pause=0.5)
+    finally:
+        zfs("zpool", "destroy", "-f", "small")
+        os.unlink("/dev/shm/small")
 
 
 def held(pid: int) -> list[str]:

@@ -12,7 +12,8 @@ import pytest
 import need
 
 
-def test_on_zfs(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_on_zfs(capsys: pytest.CaptureFixture[str], which: str) -> None:
     """Everything in tests/guest_zfs.py passes under a kernel with OpenZFS; what it printed is shown."""
     need.guest()
     # Neither a child of the laboratory, whose pids the guest does not see, nor dependent on its environment.
@@ -21,8 +22,8 @@ def test_on_zfs(capsys: pytest.CaptureFixture[str]) -> None:
         environment["SYNTHFS_UML"] = named
     script = need.REPOSITORY / "scripts" / "test-zfs"
     done = subprocess.run(
-        [script, "-q", "-rA", "--durations=3"], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=600, check=False,
+        [script, "-q", "-rA", "--durations=3", "-m", which], env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=1300, check=False,
     )  # fmt: skip
     with capsys.disabled():
         print(f"\n{done.stdout}{done.stderr if done.returncode else ''}")
