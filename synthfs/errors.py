@@ -63,3 +63,15 @@ class BusyError(SynthfsError):
     """Something is in use by somebody, and nobody said that it may be taken away all the same."""
 
     exit_code = 10
+
+
+class DiffersError(SynthfsError):
+    """A backup or a file holds other bytes than it has to."""
+
+    exit_code = 11
+
+
+class UncheckedError(SynthfsError):
+    """What was to be checked cannot be: that for which it would be compared is not there."""
+
+    exit_code = 12

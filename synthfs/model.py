@@ -130,3 +130,25 @@ class Note:
 
     text: str
     warning: bool = False
+
+
+class Fault(StrEnum):
+    """What a check found, in a word; the worst first."""
+
+    DIFFERS = "differs"
+    UNREADABLE = "unreadable"
+    BAD_INPUT = "bad input"
+    CANNOT_CHECK = "cannot check"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found. `where` is a part of a disk or file by its name; `offset` counts from the beginning of
+    that disk or file."""
+
+    fault: Fault
+    where: str
+    text: str
+    offset: int | None = None
+    length: int | None = None

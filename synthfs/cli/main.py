@@ -22,6 +22,7 @@ from synthfs.cli import share as share_verb
 from synthfs.cli import show as show_verb
 from synthfs.cli import status as status_verb
 from synthfs.cli import sync as sync_verb
+from synthfs.cli import verify as verify_verb
 from synthfs.cli.common import say
 from synthfs.errors import SynthfsError
 
@@ -36,6 +37,7 @@ app.command("doctor")(doctor_verb.doctor)
 app.command("sync")(sync_verb.sync)
 app.command("materialize")(materialize_verb.materialize)
 app.command("boot")(boot_verb.boot)
+app.command("verify")(verify_verb.verify)
 
 BUG, INTERRUPTED = 70, 130
 

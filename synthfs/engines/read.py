@@ -17,7 +17,7 @@ Not for: FUSE, async, errno. Units: bytes, seconds.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from synthfs.errors import SourceError
@@ -130,6 +130,21 @@ class Reader:
             if done_with:
                 self.close()
         return done
+
+    def data(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Offset and length of what in [offset, offset + length) may be anything but zeroes. Raises SourceError."""
+        for extent in self.extents.pieces(offset, length):
+            match extent:
+                case FileRange(source, at):
+                    for start, amount in self._open(source).data_ranges(at, extent.length):
+                        yield offset + start - at, amount
+                case Bytes():
+                    yield offset, extent.length
+                case Zero():
+                    pass
+                case _:
+                    assert_never(extent)
+            offset += extent.length
 
     def _open(self, source: Source) -> OpenSource:
         if file := self._files.get(source):

@@ -139,6 +139,16 @@ def open_regular(path: str) -> int:
     return fd
 
 
+def source_at(path: str, name: str | None = None) -> Source:
+    """The regular file at `path`, as it is now. Raises NotFoundError where there is nothing, SourceError for anything else."""
+    if not os.path.lexists(path):
+        raise NotFoundError(f"{path} does not exist")
+    fd = open_regular(path)
+    found = os.fstat(fd)
+    os.close(fd)
+    return Source(name or path, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 def read_small(path: str, limit: int) -> bytes | None:
     """All of a small file, None where there is none. Raises SourceError if it is longer than `limit` or unreadable."""
     if not os.path.lexists(path):

@@ -1,0 +1,139 @@
+"""Joins the checks to answers: what is wrong with one image, with one disk's tables, with one file.
+
+An `Audit` collects what was found in one of them, and how much of it was looked at. Not for: choosing what is checked, or
+saying it to anybody (`cli/verify`). Units: bytes, seconds.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from synthfs.engines.crew import Crew
+from synthfs.engines.read import Reader
+from synthfs.engines.verify import Bad, Progress, Sample, Tally, check_hashes, check_tail, compare
+from synthfs.errors import NotFoundError, SourceError
+from synthfs.extents import ExtentMap
+from synthfs.host.files import OpenSource, source_at
+from synthfs.model import Fault, Finding
+from synthfs.plan.check import check_disk, check_sidecar
+from synthfs.plan.disk import Disk, Volume
+from synthfs.plan.parts import Part, parts
+from synthfs.units import human
+from synthfs.urbackup.hashfile import CHUNK, ENTRY
+
+
+@dataclass(slots=True)
+class Audit:
+    """One thing that was checked: `what` it is ("image", "tables", "file"), and its name."""
+
+    what: str
+    name: str
+    findings: list[Finding] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    seconds: float = 0.0
+
+    @property
+    def worst(self) -> Fault | None:
+        """None where all is well, and where there are notes alone."""
+        order = list(Fault)
+        return min((f.fault for f in self.findings if f.fault is not Fault.NOTE), key=order.index, default=None)
+
+    def run(self, findings: Iterator[Finding]) -> "Audit":
+        began = time.monotonic()
+        try:
+            self.findings += findings
+        except SourceError as error:
+            self.findings.append(Finding(Fault.UNREADABLE, self.what, str(error)))
+        self.seconds = time.monotonic() - began
+        return self
+
+
+def check_image(crew: Crew, volume: Volume, sample: Sample, progress: Progress) -> Audit:
+    """A `.raw` file against its `.hash`."""
+    audit = Audit("image", volume.image.name)
+    return audit.run(_check_image(crew, volume, audit.tally, sample, progress))
+
+
+def _check_image(crew: Crew, volume: Volume, tally: Tally, sample: Sample, progress: Progress) -> Iterator[Finding]:
+    raw, place = volume.image.raw, (volume.offset, volume.length)
+    with closing(OpenSource(raw)) as file:
+        try:
+            hashes = OpenSource(source_at(f"{raw.path}.hash"))
+        except NotFoundError:
+            tally.unproven += volume.length
+            yield Finding(Fault.CANNOT_CHECK, ".hash", "there is none: the backup was not finished, or somebody removed it")
+            return
+        with closing(hashes):
+            size, complete = hashes.source.size, volume.length // CHUNK
+            if size % ENTRY:
+                yield Finding(Fault.BAD_INPUT, ".hash", f"has {size} bytes, which are no whole number of hashes")
+            if size // ENTRY < complete:
+                text = f"has hashes for {size // ENTRY} of {complete} chunks; the others cannot be checked"
+                yield Finding(Fault.CANNOT_CHECK, ".hash", text)
+            for bad in check_hashes(crew, file, hashes, place, tally, sample, progress):
+                yield _of_volume(volume, bad)
+            if bad_tail := check_tail(file, hashes, place, tally):
+                yield _of_volume(volume, bad_tail)
+
+
+def _of_volume(volume: Volume, bad: Bad) -> Finding:
+    offset = volume.offset + bad.offset
+    if bad.why:
+        return Finding(Fault.UNREADABLE, "volume", bad.why, offset, bad.length)
+    text = f"{human(bad.length)} from offset {bad.offset} of the volume on have another hash than they had during the backup"
+    return Finding(Fault.DIFFERS, "volume", text, offset, bad.length)
+
+
+def check_tables(disk: Disk) -> Audit:
+    """The tables of a disk, those that were captured, and what is to be known about how it was put together."""
+    audit = Audit("tables", disk.image.name)
+    return audit.run(_check_tables(disk))
+
+
+def _check_tables(disk: Disk) -> Iterator[Finding]:
+    for note in disk.notes:
+        if note.warning:
+            yield Finding(Fault.NOTE, "disk", note.text)
+    if disk.image.mbr is not None:
+        yield from check_sidecar(disk.image.mbr)
+    reader = Reader(disk.extent_map())
+
+    def read(offset: int, length: int) -> bytes:
+        raw = bytearray(max(min(length, disk.length - offset), 0))
+        reader.read(offset, memoryview(raw))
+        return bytes(raw)
+
+    with closing(reader):
+        yield from check_disk(disk.length, disk.layout.sector_size, read, moved=disk.layout.made_up)
+
+
+def check_file(crew: Crew, disk: Disk, extents: ExtentMap, file: OpenSource, sample: Sample, progress: Progress) -> Audit:
+    """A file against the map that it has to be, part by part."""
+    audit = Audit("file", file.source.path)
+    return audit.run(_check_file(crew, disk, extents, file, audit.tally, sample, progress))
+
+
+def _check_file(
+    crew: Crew, disk: Disk, extents: ExtentMap, file: OpenSource, tally: Tally, sample: Sample, progress: Progress
+) -> Iterator[Finding]:
+    size = file.source.size
+    named = [part for part in parts(disk, extents) if part.offset < size]
+    ranges = [(part.offset, min(part.length, size - part.offset)) for part in named]
+    seen: set[str] = set()
+    with closing(Reader(extents)) as reader:
+        reader.open()
+        for number, bad in compare(crew, reader, file, ranges, tally, sample, progress):
+            if named[number].name not in seen:
+                seen.add(named[number].name)
+                yield _of_part(named[number], bad)
+    if size != extents.length:
+        text = f"the file has {size} bytes, and {extents.length} would be right"
+        yield Finding(Fault.DIFFERS, "length", text, min(size, extents.length))
+
+
+def _of_part(part: Part, bad: Bad) -> Finding:
+    if bad.why:
+        return Finding(Fault.UNREADABLE, part.name, bad.why, bad.offset, bad.length)
+    place = "" if part.inside is None else f", {part.inside + bad.offset - part.offset} bytes into the partition"
+    return Finding(Fault.DIFFERS, part.name, f"differs first at offset {bad.offset}{place}", bad.offset)

@@ -1,0 +1,236 @@
+"""`synthfs verify`: is this backup good? Its bytes against UrBackup's hashes, its tables, a file that was made of it."""
+
+import json
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from synthfs.cli.common import Database, Json, VolumeOnly, err, find_disk, look_at, out, printable, say_notes
+from synthfs.cli.findings import Audit, check_file, check_image, check_tables
+from synthfs.engines.crew import Crew
+from synthfs.engines.verify import EVERYTHING, Sample
+from synthfs.errors import DiffersError, FormatError, NotFoundError, SourceError, SynthfsError, UncheckedError
+from synthfs.extents import ExtentMap, Source
+from synthfs.host.files import OpenSource, source_at
+from synthfs.model import Fault, Finding
+from synthfs.plan.catalog import Catalog
+from synthfs.plan.container import wrap
+from synthfs.plan.disk import Disk, Planner, Volume
+from synthfs.plan.renew import new_identity as renewed_disk
+from synthfs.units import human
+
+_MOST_LINES = 20
+_ERRORS: dict[Fault, type[SynthfsError]] = {
+    Fault.DIFFERS: DiffersError,
+    Fault.UNREADABLE: SourceError,
+    Fault.BAD_INPUT: FormatError,
+    Fault.CANNOT_CHECK: UncheckedError,
+}
+_REMEDIES = {
+    Fault.DIFFERS: "what differs is not what was backed up: take another backup, and look after the storage (scrub, SMART)",
+    Fault.UNREADABLE: "look at the storage (dmesg, scrub, SMART) before anything else",
+    Fault.BAD_INPUT: "an older backup of the same disk may have sound ones",
+    Fault.CANNOT_CHECK: "nothing is known to be wrong, and nothing to be right",
+}
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"{text!r} is no percentage above 0% and up to 100%")
+    return share
+
+
+def verify(
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE…", help="A .raw file of the store, or a file of a running mount.")
+    ] = None,
+    store: Annotated[str | None, typer.Option(metavar="STORE", help="All backups of this store instead.")] = None,
+    client: Annotated[str, typer.Option(metavar="GLOB", help="With --store: only these clients.")] = "*",
+    against: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Compare FILE with the disk of IMAGE, byte by byte, instead.")
+    ] = None,
+    new_identity: Annotated[bool, typer.Option("--new-identity", help="With --against: FILE was made with this.")] = False,
+    alone: VolumeOnly = False,
+    sample: Annotated[
+        float, typer.Option(parser=_share, metavar="PERCENT", help="Look at that much of the data, chosen at random.")
+    ] = "100%",  # type: ignore[assignment]  # as it is written; the parser makes the number
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Check backups: every byte against UrBackup's hashes, the disk's tables, or a file against its backup."""
+    if bool(images) == bool(store) or (against and len(images or ()) != 1):
+        raise typer.BadParameter("name IMAGEs or --store STORE; with --against FILE, one IMAGE")
+    part = Sample(sample, secrets.randbits(32)) if sample < 1 else EVERYTHING
+    run = _Run(part, as_json)
+    if against:
+        disk = find_disk((images or [""])[0], database, alone)
+        run.file(renewed_disk(disk) if new_identity else disk, against)
+    else:
+        if store:
+            catalog = look_at(store, database)
+            say_notes(tuple(note for note in catalog.notes if note.warning))
+            run.not_offered = sum(fnmatchcase(skipped.client, client) for skipped in catalog.skipped)
+            run.backups(*_offered(catalog, client))
+        else:
+            disks = [find_disk(image, database, alone) for image in images or ()]
+            run.backups(disks, _volumes(disks))
+    run.finish()
+
+
+def _offered(catalog: Catalog, client: str) -> tuple[list[Disk], list[Volume]]:
+    """The disks of some clients, and their images, also those that stand on none of these disks."""
+    disks = [disk for disk in catalog.disks if fnmatchcase(disk.image.client, client)]
+    parts = [part.image for part in catalog.parts if fnmatchcase(part.image.client, client)]
+    if not disks:
+        root = catalog.store.root
+        raise NotFoundError(f"{root} offers no disk of a client {client!r}; `synthfs list {root} --all` shows what there is")
+    planner = Planner()
+    return disks, _volumes(disks, [planner.volume(image) for image in parts])
+
+
+def _volumes(disks: Sequence[Disk], more: Sequence[Volume] = ()) -> list[Volume]:
+    """Each image once, in the order of the disks."""
+    of_disks = [content.volume for disk in disks for content in disk.contents if content.volume]
+    return list({volume.image.name: volume for volume in (*of_disks, *more)}.values())
+
+
+@dataclass(slots=True)
+class _Run:
+    """What was checked so far, and how it is told."""
+
+    sample: Sample
+    as_json: bool
+    audits: list[Audit] = field(default_factory=list)
+    not_offered: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def backups(self, disks: Sequence[Disk], volumes: Sequence[Volume]) -> None:
+        for disk in disks:
+            self._tell(check_tables(disk))
+        lengths = {volume.image.name: _estimate(volume.image.raw) for volume in volumes}
+        with Crew() as crew, _progress() as progress:
+            task = progress.add_task("", total=sum(lengths.values()) * self.sample.share)
+            for number, volume in enumerate(volumes, 1):
+                progress.update(task, description=f"{number}/{len(volumes)} {printable(volume.image.stem)}")
+                audit = check_image(crew, volume, self.sample, lambda done: progress.advance(task, done))
+                # The estimate gives way to what there was, so that the time left is told ever better.
+                lengths[volume.image.name] = audit.tally.data / self.sample.share
+                progress.update(task, total=sum(lengths.values()) * self.sample.share)
+                self._tell(audit)
+
+    def file(self, disk: Disk, path: str) -> None:
+        self._tell(check_tables(disk))
+        with closing(OpenSource(source_at(path))) as file, Crew() as crew, _progress() as progress:
+            extents = _form_of(disk, file)
+            task = progress.add_task(printable(os.path.basename(path)), total=_estimate(file.source) * self.sample.share)
+            self._tell(check_file(crew, disk, extents, file, self.sample, lambda done: progress.advance(task, done)))
+
+    def finish(self) -> None:
+        """Sums up, and raises the error of the worst that was found."""
+        summary = self._summary()
+        if self.as_json:
+            print(json.dumps({"summary": summary}))
+        else:
+            self._print_summary(summary)
+        counts = Counter(audit.worst for audit in self.audits)
+        for fault, error in _ERRORS.items():
+            if counts[fault]:
+                raise error(f"{_of(self.audits, fault)}: {fault}; {_REMEDIES[fault]}")
+
+    def _tell(self, audit: Audit) -> None:
+        self.audits.append(audit)
+        if self.as_json:
+            for finding in audit.findings:
+                print(json.dumps(_as_json(audit, finding)), flush=True)
+            return
+        speed = f" in {audit.seconds:.1f} s, {human(int(audit.tally.data / audit.seconds))}/s" if audit.seconds > 1 else ""
+        looked_at = f": {human(audit.tally.data)} read{speed}" if audit.tally.data else ""
+        verdict = audit.worst or ("good" if not audit.tally.left_out else "good so far")
+        out.print(f"{verdict:<12}  {audit.what:<6}  {printable(audit.name)}{looked_at}", soft_wrap=True)
+        for finding in audit.findings[:_MOST_LINES]:
+            out.print(f"{'':12}    {finding.fault}: {printable(finding.where)}: {printable(finding.text)}", soft_wrap=True)
+        if len(audit.findings) > _MOST_LINES:
+            out.print(f"{'':12}    and {len(audit.findings) - _MOST_LINES} more; --json has all of them")
+
+    def _summary(self) -> dict[str, Any]:
+        tallies = [audit.tally for audit in self.audits]
+        sums = {word: sum(getattr(tally, word) for tally in tallies) for word in ("data", "holes", "left_out", "unproven")}
+        faults = Counter(finding.fault.value for audit in self.audits for finding in audit.findings)
+        checked = Counter(audit.what for audit in self.audits)
+        sample = {"share": self.sample.share, "seed": self.sample.seed} if self.sample.share < 1 else None
+        seconds = round(time.monotonic() - self.began, 3)
+        found = {"checked": dict(checked), "not_offered": self.not_offered, "findings": dict(faults)}
+        return found | sums | {"sample": sample, "seconds": seconds}
+
+    def _print_summary(self, summary: dict[str, Any]) -> None:
+        names = {"tables": "tables of {} disk{}", "image": "{} image{}", "file": "{} file{}"}
+        counts = ", ".join(names[what].format(n, "" if n == 1 else "s") for what, n in summary["checked"].items())
+        seconds = max(summary["seconds"], 0.001)
+        out.print(
+            f"{counts} checked: {human(summary['data'])} read in {seconds:.1f} s "
+            f"({human(int(summary['data'] / seconds))}/s), {human(summary['holes'])} are holes",
+            soft_wrap=True,
+        )
+        if self.sample.share < 1:
+            left = summary["left_out"]
+            rest = f"{human(left)} of {human(summary['data'] + left)} of data were NOT looked at"
+            out.print(f"a sample of {self.sample.share:.3%}: {rest} (seed {self.sample.seed})", soft_wrap=True)
+        if self.not_offered:
+            out.print(f"{self.not_offered} more are not offered and were not checked; `synthfs list --all` names them")
+        if summary["unproven"]:
+            out.print(f"{human(summary['unproven'])} have no hash that says anything about them", soft_wrap=True)
+
+
+def _form_of(disk: Disk, file: OpenSource) -> ExtentMap:
+    """The map that `file` has to follow: by its name or its length, the bare disk or a container."""
+    bare = disk.extent_map()
+    if file.source.size == bare.length and not file.source.path.endswith(".vhd"):
+        return bare
+    return wrap(disk).extent_map()
+
+
+def _of(audits: Sequence[Audit], fault: Fault) -> str:
+    """How many of which, and the name where it is one."""
+    bad = [audit for audit in audits if audit.worst is fault]
+    if len(bad) == 1:
+        return f"{bad[0].name} ({bad[0].what})"
+    return f"{len(bad)} of {len(audits)} checks"
+
+
+def _as_json(audit: Audit, finding: Finding) -> dict[str, Any]:
+    place = {"offset": finding.offset, "length": finding.length}
+    return {"finding": finding.fault, audit.what: audit.name, "where": finding.where, **place, "text": finding.text}
+
+
+def _estimate(source: Source) -> float:
+    """About how many bytes of a file are no holes. A compressed file has more of them than it takes space."""
+    try:
+        return float(min(os.stat(source.path).st_blocks * 512, source.size))
+    except OSError:
+        return 0.0
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    # Its own redirection would send what is meant for a pipe to the terminal.
+    tty = sys.stderr.isatty()
+    return Progress(*columns, console=err, transient=True, disable=not tty, redirect_stdout=tty and sys.stdout.isatty())
