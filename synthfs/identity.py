@@ -13,18 +13,14 @@ from uuid import UUID
 
 def digest(purpose: str, *parts: bytes | str | int) -> bytes:
     """32 bytes that stand for `parts`. Every part is framed by its length: no two lists give the same input."""
-    state = blake2b(digest_size=32, person=purpose.encode()[:16])
+    framed: list[bytes] = []
     for part in parts:
-        match part:
-            case int():
-                raw = b"%d" % part
-            case str():
-                raw = part.encode("utf-8", "surrogateescape")
-            case _:
-                raw = part
-        state.update(len(raw).to_bytes(8, "little"))
-        state.update(raw)
-    return state.digest()
+        if isinstance(part, int):
+            raw = b"%d" % part
+        else:
+            raw = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        framed += (len(raw).to_bytes(8, "little"), raw)
+    return blake2b(b"".join(framed), digest_size=32, person=purpose.encode()[:16]).digest()
 
 
 def guid(seed: bytes) -> UUID:

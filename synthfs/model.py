@@ -7,9 +7,11 @@ Units: sizes and offsets in bytes, times in whole seconds since 1970 UTC unless 
 from file names may hold surrogate escapes (`os.fsdecode`).
 """
 
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 from synthfs.extents import Source
 
@@ -33,11 +35,34 @@ class Seal(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """The bytes of a `.mbr`, deflated: 33 KiB of tables that are nearly all zeroes, for each partition of each machine."""
+
+    deflated: bytes
+
+    @classmethod
+    def of(cls, content: bytes) -> "Packed":
+        return cls(zlib.compress(content, 1))
+
+    def unpacked(self) -> bytes:
+        """Raises ValueError where `deflated` did not come from `of`."""
+        stream = zlib.decompressobj()
+        try:
+            content = stream.decompress(self.deflated, MAX_SIDECAR)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        if not stream.eof or stream.unused_data:
+            raise ValueError("not as deflated as it was")
+        return content
+
+
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
     """One `.raw` file with all that was read around it.
 
-    `head` is the beginning of the file (the wrapper) without the zeroes that end it, `boot` the first 4 KiB of the volume.
-    `mbr` is the whole `.mbr` sidecar, None where there is none or where `mbr_problem` says why it was not taken.
+    `head` is the beginning of the file (the wrapper) without the zeroes that end it and without the disk signature, which
+    says nothing; `boot` is the first 4 KiB of the volume.
+    `sidecar` is the whole `.mbr`, None where there is none or where `mbr_problem` says why it was not taken.
     `finished` is UrBackup's `.sync` marker. `stamp` is `YYMMDD-HHMM` in the server's local time.
     """
 
@@ -45,7 +70,7 @@ class ImageFacts:
     letter: str
     stamp: str
     raw: Source
-    mbr: bytes | None
+    sidecar: Packed | None
     mbr_problem: str | None
     head: bytes
     boot: bytes
@@ -56,6 +81,11 @@ class ImageFacts:
     def name(self) -> str:
         """`<client>/<dir>/<file>`, or `<client>/<file>` for an image that lies in the client's directory itself."""
         return self.raw.name
+
+    @property
+    def mbr(self) -> bytes | None:
+        """The bytes of the sidecar."""
+        return self.sidecar.unpacked() if self.sidecar is not None else None
 
     @property
     def stem(self) -> str:
@@ -88,11 +118,25 @@ class Skipped:
     kind: Kind
 
 
+class Known(NamedTuple):
+    """What was read of an image once, and need not be read again while both of its files still bear `mark`.
+
+    `image` is what was made of it, if that was in this process.
+    """
+
+    mark: bytes
+    sidecar: Packed | None
+    head: bytes
+    boot: bytes
+    image: ImageFacts | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
     """Everything found in one store. `owner` and `group` are those of its root directory.
 
-    `identity` tells the store from an empty directory in its place, and outlives a reboot (`host/handle`).
+    `identity` tells the store from an empty directory in its place, and outlives a reboot (`host/handle`). `known` is for
+    the next scan, by the names of images.
     """
 
     root: str
@@ -101,6 +145,7 @@ class StoreFacts:
     images: tuple[ImageFacts, ...]
     skipped: tuple[Skipped, ...]
     identity: str = ""
+    known: Mapping[str, Known] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

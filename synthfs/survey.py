@@ -3,20 +3,29 @@
 Not for: anything of its own. It asks `urbackup/` what is, hands that to `plan/`, and returns what should be.
 """
 
+from collections.abc import Mapping
+
 from synthfs.errors import FormatError
-from synthfs.model import DatabaseFacts, Note
+from synthfs.model import DatabaseFacts, Known, Note
 from synthfs.plan.catalog import Catalog, plan
 from synthfs.urbackup import database, storage
 
 
-def survey(root: str, named_database: str | None = None) -> Catalog:
+def survey(
+    root: str,
+    named_database: str | None = None,
+    before: Catalog | None = None,
+    known: Mapping[str, Known] | None = None,
+) -> Catalog:
     """The catalog of the store at `root`.
 
-    `named_database` is a database to go by instead of those in the usual places. Raises NotFoundError where the store or
-    the named database is not there, FormatError where the named database is none.
+    `named_database` is a database to go by instead of those in the usual places. `before` is the result of an earlier look
+    at the same store, `known` what another process left of its own; both spare work and change nothing.
+
+    Raises NotFoundError where the store or the named database is not there, FormatError where the named database is none.
     """
     paths, notes = database.find(root, named_database)
-    store = storage.scan(root)
+    store = storage.scan(root, known=before.store.known if before else known)
     facts: DatabaseFacts | None = None
     for path in paths:
         try:
@@ -27,10 +36,10 @@ def survey(root: str, named_database: str | None = None) -> Catalog:
             notes.append(Note(str(error), warning=True))
             continue
         if not found.clients.isdisjoint(storage.OWN_DIRECTORIES):
-            store = storage.scan(root, found.clients)
+            store = storage.scan(root, found.clients, store.known)
         if not store.images or storage.holds_any(store.root, found.rows):
             facts = found
             break
         notes.append(Note(f"{path} is about another server's backups (no image of this store is in it) and was ignored", True))
-    return plan(store, facts, tuple(notes))
+    return plan(store, facts, tuple(notes), before)
 

@@ -132,16 +132,16 @@ def rest() -> None:
 
 
 def slow_scan() -> None:
-    from synthfs.cli import mount
+    from synthfs.cli import common
 
-    survey: Call = vars(mount)["survey"]
+    survey: Call = vars(common)["survey"]
 
-    def slowly(*arguments: Any) -> Any:
+    def slowly(*arguments: Any, **named: Any) -> Any:
         if switched_on():
             time.sleep(3)
-        return survey(*arguments)
+        return survey(*arguments, **named)
 
-    setattr(mount, "survey", slowly)  # noqa: B010  # the module exports no such name for assigning
+    setattr(common, "survey", slowly)  # noqa: B010  # the module exports no such name for assigning
 
 
 def slow_end() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from synthfs.errors import UnsupportedError
 from synthfs.extents import Bytes, ExtentMap, FileRange, Source
-from synthfs.model import MAX_SIDECAR, ImageFacts, Seal, StoreFacts
+from synthfs.model import MAX_SIDECAR, ImageFacts, Packed, Seal, StoreFacts
 from synthfs.plan.catalog import plan
 from synthfs.plan.container import wrap
 from synthfs.plan.disk import Disk, Volume, volume_only
@@ -160,7 +160,7 @@ def _content(extents: ExtentMap, offset: int, length: int) -> Iterator[bytes]:
 def _image(letter: str, size: int, mbr: bytes, head: bytes, boot: bytes) -> ImageFacts:
     name = f"pc/260301-0201_Image_{letter}/Image_{letter}_260301-0201.raw"
     raw = Source(name, f"/store/{name}", 42, 257 + len(letter) + ord(letter[0]), size, 1772330460 * 10**9)
-    sidecar, problem = (mbr, None) if len(mbr) <= MAX_SIDECAR else (None, "too long")
+    sidecar, problem = (Packed.of(mbr), None) if len(mbr) <= MAX_SIDECAR else (None, "too long")
     room = max(min(size - _VOLUME_AT, len(boot)), 0)
     return ImageFacts(
         "pc", letter, "260301-0201", raw, sidecar, problem, head[:size].rstrip(b"\0"), boot[:room], True, Seal.SEALED

@@ -14,7 +14,7 @@ from uuid import UUID
 import makembr
 from makembr import GptCopy
 from synthfs.extents import Source
-from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Seal, StoreFacts
+from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Packed, Seal, StoreFacts
 from synthfs.urbackup.mbrfile import CapturedGpt, MbrFile
 
 KIB = 1 << 10
@@ -150,7 +150,8 @@ def image(
     """An image of a volume of `length` bytes."""
     name = name or f"{client}/{stamp}_Image_{letter}/Image_{letter}_{stamp}.raw"
     raw = Source(name, f"/store/{name}", 42, inode, HEADER + length, 1772330460 * 10**9)
-    return ImageFacts(client, letter, stamp, raw, mbr, None, bytes(2048), boot, finished, seal)
+    sidecar = None if mbr is None else Packed.of(mbr)
+    return ImageFacts(client, letter, stamp, raw, sidecar, None, bytes(2048), boot, finished, seal)
 
 
 def store(*images: ImageFacts) -> StoreFacts:

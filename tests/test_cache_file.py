@@ -14,7 +14,7 @@ from lab import Scope
 from synthfs.host import state
 from synthfs.host.state import Cache
 
-CONTENT = {"images": [["pc/a.raw", 1, 2.5, None, True]], "text": "caf\udce9 \u20ac"}
+CONTENT = [{"images": [["pc/a.raw", 1, 2.5, None, True]]}, "caf\udce9 \u20ac\n\u2028", 7]
 
 
 @pytest.fixture(autouse=True)
@@ -38,18 +38,18 @@ class TestKeeping:
         assert (directory.stat().st_mode & 0o777, Path(cache.path).stat().st_mode & 0o777) == (0o700, 0o600)
 
     def test_the_last_one_counts(self, cache: Cache) -> None:
-        assert cache.save({"a": 1})
-        assert cache.load() == {"a": 1}
+        assert cache.save([{"a": 1}])
+        assert cache.load() == [{"a": 1}]
 
     def test_of_another_store_purpose_or_form(self, cache: Cache) -> None:
         """Each has its own; a file that was put in the place of another one's is none."""
         others = [Cache("scan", "/srv/other"), Cache("holes", "/srv/urbackup"), Cache("scan", "/srv/urbackup", 2)]
-        assert [other.load() for other in others] == [{}, {}, {}]
+        assert [other.load() for other in others] == [[], [], []]
         os.rename(cache.path, others[0].path)
-        assert others[0].load() == {}
+        assert others[0].load() == []
 
     def test_nothing_is_there(self) -> None:
-        assert Cache("scan", "/srv/urbackup").load() == {}
+        assert Cache("scan", "/srv/urbackup").load() == []
 
 
 def _shortened(path: Path) -> None:
@@ -121,20 +121,20 @@ class TestWhatIsNotTrusted:
     def test_is_the_same_as_nothing(self, cache: Cache, spoil: Callable[[Path], None]) -> None:
         """Spoilt, strange, or within another user's reach."""
         spoil(Path(cache.path))
-        assert cache.load() == {}
+        assert cache.load() == []
 
     @pytest.mark.parametrize("spoil", [_shortened, _link, _fifo, _open_to_others, _foreign])
     def test_is_replaced(self, cache: Cache, spoil: Callable[[Path], None]) -> None:
         """What a link leads to stays as it is."""
         spoil(Path(cache.path))
-        assert cache.save({"a": 1})
-        assert cache.load() == {"a": 1}
+        assert cache.save([{"a": 1}])
+        assert cache.load() == [{"a": 1}]
 
     @pytest.mark.parametrize("spoil", [_in_an_open_directory, _in_a_foreign_directory])
     def test_nothing_is_kept_within_reach_of_others(self, cache: Cache, directory: Path, spoil: Callable[[Path], None]) -> None:
         before = Path(cache.path).read_bytes()
         spoil(Path(cache.path))
-        assert not cache.save({"a": 1})
+        assert not cache.save([{"a": 1}])
         assert {path.name: path.read_bytes() for path in directory.iterdir()} == {Path(cache.path).name: before}
 
 
@@ -143,11 +143,11 @@ def test_a_full_or_missing_place_is_no_harm(scope: Scope, monkeypatch: pytest.Mo
     for place in ("/proc/synthfs", "/dev/null/cache"):
         monkeypatch.setenv("CACHE_DIRECTORY", place)
         assert not Cache("scan", "a").save(CONTENT)
-        assert Cache("scan", "a").load() == {}
+        assert Cache("scan", "a").load() == []
     need.root()
     small = scope.mount("tmpfs", fstype="tmpfs", options="size=64k,mode=700")
     monkeypatch.setenv("CACHE_DIRECTORY", str(small))
-    assert not Cache("scan", "a").save({"long": "x" * 200_000})
+    assert not Cache("scan", "a").save(["x" * 200_000])
     assert list(small.iterdir()) == []
 
 

@@ -55,6 +55,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.plan.place": (2, PURE),
     "synthfs.plan.disk": (2, PURE),
     "synthfs.plan.complete": (2, PURE),
+    "synthfs.plan.nearest": (2, PURE),
     "synthfs.plan.catalog": (2, PURE),
     "synthfs.plan.container": (2, PURE),
     "synthfs.plan.renew": (2, PURE),
@@ -66,6 +67,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.plan.check": (2, PURE),
     "synthfs.plan.sync": (2, PURE),
     "synthfs.urbackup.storage": (2, WORLD),
+    "synthfs.urbackup.remembered": (2, WORLD),
     "synthfs.urbackup.database": (2, WORLD),
     # -- 3 engine hall
     "synthfs.survey": (3, BOTH),
@@ -120,7 +122,7 @@ IMPURE_NAMES = {
 }
 IMPURE_BUILTINS = frozenset(("open", "print", "input", "exec", "eval", "breakpoint", "__import__"))
 KEEPERS = {"trio": ("synthfs.fuse",), "pyfuse3": ("synthfs.fuse",), "errno": ("synthfs.host", "synthfs.fuse")}
-KEEPERS["bisect"] = ("synthfs.extents",)
+KEEPERS["bisect"] = ("synthfs.extents", "synthfs.plan.nearest")
 
 
 @cache
@@ -216,7 +218,7 @@ class TestEachModule:
                 assert node.id not in IMPURE_BUILTINS, f"line {node.lineno}: {node.id}()"
 
     def test_leaves_special_things_to_their_keepers(self, module: str) -> None:
-        """trio and pyfuse3 only in fuse/, errno only there and in host/, bisect only in extents."""
+        """trio and pyfuse3 only in fuse/, errno only there and in host/, bisect in extents, and for times."""
         for name in imports(module):
             keepers = KEEPERS.get(name.split(".")[0])
             assert keepers is None or within(module, keepers), f"{name} belongs to {keepers}"

@@ -15,12 +15,14 @@ from rich.text import Text
 
 from synthfs.errors import NotFoundError
 from synthfs.host import mounts
+from synthfs.host.state import Cache
 from synthfs.model import Note
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.disk import Disk, volume_only
 from synthfs.plan.renew import new_identity
 from synthfs.plan.tree import NEW_IDENTITY, File, find, grow
 from synthfs.survey import survey
+from synthfs.urbackup import remembered
 from synthfs.urbackup.storage import split_path
 
 # Names come from the backed-up machines: nothing in them is markup.
@@ -60,7 +62,25 @@ def print_json(value: Any) -> None:
 def look_at(store: str, database: str | None) -> Catalog:
     """The catalog of `store`, with a sign of life on a terminal: the first look at a large store takes seconds."""
     with err.status(Text(f"looking at {printable(store)}"), spinner="line") if sys.stderr.isatty() else nullcontext():
-        return survey(store, database)
+        cache = _cache(store)
+        known = remembered.unpack(cache.load())
+        catalog = survey(store, database, known=known)
+        if catalog.store.known.keys() != known.keys():
+            cache.save(remembered.pack(catalog.store.known))
+        return catalog
+
+
+def look_again(before: Catalog, database: str | None) -> Catalog:
+    """What has become of an earlier catalog; most of it is the same objects."""
+    catalog = survey(before.store.root, database, before)
+    # An image that is being written is known anew each time, which is not worth keeping.
+    if catalog.store.known.keys() != before.store.known.keys():
+        _cache(before.store.root).save(remembered.pack(catalog.store.known))
+    return catalog
+
+
+def _cache(store: str) -> Cache:
+    return Cache(remembered.PURPOSE, os.path.realpath(store), remembered.VERSION)
 
 
 def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:

@@ -14,13 +14,12 @@ from typing import Annotated
 
 import typer
 
-from synthfs.cli.common import Database, Store, look_at, say, say_notes
+from synthfs.cli.common import Database, Store, look_again, look_at, say, say_notes
 from synthfs.errors import MountError, SynthfsError, TargetError
 from synthfs.host import background, files, mounts, probe
 from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.tree import README, Tree
-from synthfs.survey import survey
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,9 @@ def mount(
 
         logging.basicConfig(level=log_level.upper(), handlers=[handler])
         settings = Settings(place, Access(owner_id, group_id, bits), allow_other, refresh)
-        serve_fuse(catalog, lambda: survey(root, database), settings, lambda tree: _greet(tree, catalog, place, daemon))
+        serve_fuse(
+            catalog, lambda before: look_again(before, database), settings, lambda tree: _greet(tree, catalog, place, daemon)
+        )
         return 0
 
     if not daemon:

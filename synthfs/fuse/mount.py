@@ -47,9 +47,12 @@ class Settings:
 
 
 def serve(
-    catalog: Catalog, survey: Callable[[], Catalog], settings: Settings, mounted: Callable[[Tree], None] = lambda tree: None
+    catalog: Catalog,
+    survey: Callable[[Catalog], Catalog],
+    settings: Settings,
+    mounted: Callable[[Tree], None] = lambda tree: None,
 ) -> None:
-    """Mounts what `catalog` offers, later what `survey` finds, and returns when the mount has ended.
+    """Mounts what `catalog` offers, later what `survey` makes of the last one, and returns when the mount has ended.
 
     SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once the mount stands. Raises MountError where it
     cannot be made.
@@ -72,8 +75,7 @@ def serve(
             raise MountError(f"{settings.mountpoint} cannot be mounted: {_why(settings.allow_other) or error}") from error
         stack.callback(pyfuse3.close, unmount=True)
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
-        identity, interval = catalog.store.identity, settings.interval
-        refresher = Refresher(operations, survey, grown, metrics, interval, identity, supervision.reloaded)
+        refresher = Refresher(operations, survey, grown, metrics, settings.interval, catalog, supervision.reloaded)
         trio.run(_main, operations, refresher, supervision, lambda: mounted(tree))
 
 

@@ -35,20 +35,20 @@ NOTIFY_LIMIT = 30.0
 
 
 class Refresher:
-    """Scans by `survey`, makes trees by `grow`, and gives them to `operations`."""
+    """Scans by `survey`, which is given the last catalog, makes trees by `grow`, and gives them to `operations`."""
 
     def __init__(
         self,
         operations: Operations,
-        survey: Callable[[], Catalog],
+        survey: Callable[[Catalog], Catalog],
         grow: Callable[[Catalog], Tree],
         metrics: Metrics,
         interval: float,
-        store: str,
+        catalog: Catalog,
         done: Callable[[], None] = lambda: None,
     ) -> None:
-        """`interval` is in seconds; 0 means that only a signal causes a scan. `store` is the identity of the store when it was
-        mounted. `done` is called after a scan that was asked for.
+        """`interval` is in seconds; 0 means that only a signal causes a scan. `catalog` is what is shown now. `done` is called
+        after a scan that was asked for.
         """
         self._operations = operations
         self._survey = survey
@@ -57,7 +57,7 @@ class Refresher:
         self._interval = interval
         self._done = done
         self._wanted = trio.Event()
-        self._store = store
+        self._catalog = catalog
 
     def request(self) -> None:
         """Causes a scan at once, or another one after that which is under way."""
@@ -96,10 +96,10 @@ class Refresher:
         self._metrics.refresh_seconds = time.monotonic() - began
 
     def _look(self) -> tuple[Catalog, Tree, list[tuple[int, str]]]:
-        catalog = self._survey()
-        if not catalog.store.images and catalog.store.identity != self._store:
+        catalog = self._survey(self._catalog)
+        if not catalog.store.images and catalog.store.identity != self._catalog.store.identity:
             raise NotFoundError(f"{catalog.store.root} is empty and not the file system it was, as if it were unmounted")
-        self._store = catalog.store.identity
+        self._catalog = catalog
         tree = self._grow(catalog)
         return catalog, tree, changes(self._operations.tree, tree)
 

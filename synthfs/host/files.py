@@ -149,20 +149,23 @@ def source_at(path: str, name: str | None = None) -> Source:
     return Source(name or path, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def read_small(path: str, limit: int) -> bytes | None:
-    """All of a small file, None where there is none. Raises SourceError if it is longer than `limit` or unreadable."""
+def read_small(path: str, limit: int) -> tuple[bytes, os.stat_result] | None:
+    """All of a small file, and what it was before it was read; None where there is none.
+
+    Raises SourceError if it is longer than `limit` or unreadable.
+    """
     if not os.path.lexists(path):
         return None
     fd = open_regular(path)
     try:
-        raw = os.pread(fd, limit + 1, 0)
+        found, raw = os.fstat(fd), os.pread(fd, limit + 1, 0)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
     if len(raw) > limit:
         raise SourceError(f"{path} is longer than {limit} bytes and was not read")
-    return raw
+    return raw, found
 
 
 def real_directory(path: str) -> str:

@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -96,23 +96,23 @@ class Cache:
     def path(self) -> str:
         return f"{cache_directory()}/{self.purpose}-{_short(self.key)}.cache"
 
-    def load(self) -> dict[str, Any]:
-        """What was saved last, as JSON has it; empty where nothing was, or nothing that can be trusted."""
+    def load(self) -> list[Any]:
+        """The values that were saved last, as JSON has them; none where nothing was saved, or nothing that can be trusted."""
         try:
             with contextlib.closing(_Private(os.path.dirname(self.path))) as place:
                 seal, _, body = place.read(os.path.basename(self.path), MAX_CACHE).partition(b"\n")
             # The seal covers whose cache it is: one that was renamed is another's.
-            if seal != self._seal(body):
-                return {}
-            content = json.loads(body)
+            return [json.loads(line) for line in body.splitlines()] if seal == self._seal(body) else []
         except (OSError, ValueError, RecursionError, MemoryError):
-            return {}
-        return content if isinstance(content, dict) else {}
+            return []
 
-    def save(self, content: Mapping[str, Any]) -> bool:
-        """Keeps `content`, of JSON's types, in place of what was there. False: it could not be kept, which is no harm."""
+    def save(self, values: Iterable[Any]) -> bool:
+        """Keeps `values`, of JSON's types, in place of what was there. False: they could not be kept, which is no harm.
+
+        Each is encoded by itself: while one is, no other thread of the process runs.
+        """
         try:
-            body = json.dumps(content, separators=(",", ":")).encode()
+            body = b"".join(json.dumps(value, separators=(",", ":")).encode() + b"\n" for value in values)
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             with contextlib.closing(_Private(os.path.dirname(self.path))) as place:
                 place.replace(os.path.basename(self.path), (self._seal(body), b"\n", body))

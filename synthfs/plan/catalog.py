@@ -8,17 +8,23 @@ puts them at the same place. Of those, one whose place is beyond doubt goes befo
     2. was taken in the same snapshot group (equal `backuptime`),
     3. lies nearest in time, before or after: volumes of one run are imaged one after another.
 
+Machines have nothing to do with each other: each is planned by itself, and one about which nothing new is known stays as
+it was planned before. In a store that is looked at every minute, that is nearly all of them.
+
 Not for: single disks (`plan/disk`), completeness (`plan/complete`). Times in seconds.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from synthfs.errors import FormatError
 from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Kind, Note, Skipped, StoreFacts
-from synthfs.plan.complete import Judge, clock
+from synthfs.plan.complete import Judge, Verdict, clock
 from synthfs.plan.disk import Disk, Planner, Volume, assemble
+from synthfs.plan.layout import Layout, Partition
+from synthfs.plan.nearest import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +35,35 @@ class Part:
     disk_id: str
 
 
+class Judged(NamedTuple):
+    """An image with UrBackup's record of it, and what follows from both."""
+
+    image: ImageFacts
+    row: ImageRow | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What one client has to offer, and all that this was worked out from: its images, and when its other images began
+    that UrBackup calls incomplete.
+    """
+
+    judged: tuple[Judged, ...]
+    unfinished: tuple[int, ...]
+    disks: tuple[Disk, ...]
+    parts: tuple[Part, ...]
+    skipped: tuple[Skipped, ...]
+    settling: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """What a store has to offer, by client and time; `skipped` is everything else, with reasons.
 
     `database` is the path of the one that had its say, None where none had, and `rows` are the images that it knows.
     `settling` are images of C: whose SYSVOL or ESP UrBackup has not recorded as complete yet, as it will in a moment.
+    `machines` is the same by client, for the next plan.
     """
 
     store: StoreFacts
@@ -45,15 +74,46 @@ class Catalog:
     notes: tuple[Note, ...]
     rows: frozenset[str] = frozenset()
     settling: tuple[str, ...] = ()
+    machines: Mapping[str, Machine] = field(default_factory=dict, repr=False, compare=False)
 
 
-def plan(store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, ...] = ()) -> Catalog:
-    """The catalog of `store` as `database` judges it; `notes` are about the store as a whole and passed on."""
-    judge, planner = Judge(database), Planner()
-    volumes: list[_Dated] = []
-    skipped = list(store.skipped)
+def plan(
+    store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, ...] = (), before: Catalog | None = None
+) -> Catalog:
+    """The catalog of `store` as `database` judges it; `notes` are about the store as a whole and passed on.
+
+    `before` is an earlier catalog. It spares work and changes nothing.
+    """
+    judge = Judge(database)
+    judged: defaultdict[str, list[Judged]] = defaultdict(list)
     for image in store.images:
-        verdict = judge.verdict(image)
+        judged[image.client].append(Judged(image, row := judge.row(image), judge.verdict(image, row)))
+    unfinished = _unfinished(database)
+    machines: dict[str, Machine] = {}
+    for client in sorted(judged):
+        basis = tuple(judged[client]), tuple(unfinished.get(client, ()))
+        known = before.machines.get(client) if before else None
+        machines[client] = known if known and (known.judged, known.unfinished) == basis else _plan_machine(*basis)
+    skipped = [*store.skipped, *(each for machine in machines.values() for each in machine.skipped)]
+    return Catalog(
+        store,
+        database.path if database else None,
+        tuple(disk for machine in machines.values() for disk in machine.disks),
+        tuple(part for machine in machines.values() for part in machine.parts),
+        tuple(sorted(skipped, key=lambda each: (each.client, each.name))),
+        notes,
+        frozenset(database.rows) if database else frozenset(),
+        tuple(name for machine in machines.values() for name in machine.settling),
+        machines,
+    )
+
+
+def _plan_machine(judged: tuple[Judged, ...], unfinished: tuple[int, ...]) -> Machine:
+    # What it remembers is of use within one machine, and large.
+    planner = Planner()
+    volumes: list[_Dated] = []
+    skipped: list[Skipped] = []
+    for image, row, verdict in judged:
         if not verdict.offered:
             skipped.append(Skipped(image.client, image.name, verdict.reason, verdict.kind))
             continue
@@ -64,44 +124,48 @@ def plan(store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, .
             continue
         if verdict.note:
             volume = replace(volume, notes=(*volume.notes, verdict.note))
-        volumes.append(_Dated(volume, judge.row(image), clock(image.stamp)))
+        volumes.append(_Dated(volume, row, clock(image.stamp)))
     shelf = _Shelf(volumes)
     disks, parts = [], []
     for dated in volumes:
         disk_id = dated.volume.layout.disk_id
-        if dated.volume.image.is_system_partition and disk_id and shelf.has_main_volume(dated.volume):
+        if dated.volume.image.is_system_partition and disk_id and shelf.has_main_volume(disk_id):
             parts.append(Part(dated.volume.image, disk_id))
         else:
             disks.append(assemble(dated.volume, dict(shelf.siblings(dated))))
-    return Catalog(
-        store,
-        database.path if database else None,
+    return Machine(
+        judged,
+        unfinished,
         tuple(sorted(disks, key=lambda disk: _order(disk.image))),
         tuple(sorted(parts, key=lambda part: _order(part.image))),
-        tuple(sorted(skipped, key=lambda each: (each.client, each.name))),
-        notes,
-        frozenset(database.rows) if database else frozenset(),
-        tuple(_settling(volumes, database)),
+        tuple(skipped),
+        tuple(_settling(volumes, unfinished)),
     )
 
 
-def _settling(volumes: Iterable["_Dated"], database: DatabaseFacts | None) -> Iterator[str]:
-    """Images of C: without an associated image, beside a row of SYSVOL or ESP of that hour that is not complete."""
+def _unfinished(database: DatabaseFacts | None) -> Mapping[str, list[int]]:
+    """By client, when the images of SYSVOL and ESP began that UrBackup calls incomplete."""
     waiting: defaultdict[str, list[int]] = defaultdict(list)
     for row in database.rows.values() if database else ():
-        client, _, file = row.name.partition("/")
-        if not row.complete and ("Image_SYSVOL_" in file or "Image_ESP_" in file):
-            waiting[client].append(row.backuptime)
+        if not row.complete and ("Image_SYSVOL_" in row.name or "Image_ESP_" in row.name):
+            client, _, file = row.name.partition("/")
+            if "Image_SYSVOL_" in file or "Image_ESP_" in file:
+                waiting[client].append(row.backuptime)
+    return waiting
+
+
+def _settling(volumes: Iterable["_Dated"], unfinished: Sequence[int]) -> Iterator[str]:
+    """Images of C: without an associated image, beside one of SYSVOL or ESP of that hour that is not complete."""
     for dated in volumes:
         own, image = dated.row, dated.volume.image
         if own is None or own.associated or image.letter != "C":
             continue
-        if any(0 <= own.backuptime - time <= 3600 for time in waiting[image.client]):
+        if any(0 <= own.backuptime - time <= 3600 for time in unfinished):
             yield image.name
 
 
-def _order(image: ImageFacts) -> tuple[str, str, str]:
-    return image.client, image.stamp, image.name
+def _order(image: ImageFacts) -> tuple[str, str]:
+    return image.stamp, image.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +174,10 @@ class _Dated:
     row: ImageRow | None
     clock: int
     """Seconds of the image's stamp on the server's own clock: good for differences only, its time zone is not known."""
+
+    @property
+    def name(self) -> str:
+        return self.volume.image.name
 
     def distance(self, other: "_Dated") -> int:
         """Seconds from this image to `other`, positive where `other` is newer.
@@ -122,36 +190,66 @@ class _Dated:
 
 
 class _Shelf:
-    """The offered volumes of all disks, by the partition that they were taken from."""
+    """The offered volumes of all disks of a client, by the partition that they were taken from."""
 
     def __init__(self, volumes: Sequence[_Dated]) -> None:
-        self._by_key: defaultdict[object, list[_Dated]] = defaultdict(list)
-        self._main_disks: set[tuple[str, str]] = set()
+        by_key: defaultdict[object, list[_Dated]] = defaultdict(list)
+        self._main_disks: set[str] = set()
         for dated in volumes:
             volume = dated.volume
             if volume.key:
-                self._by_key[volume.key].append(dated)
+                by_key[volume.key].append(dated)
             if volume.layout.disk_id and not volume.image.is_system_partition:
-                self._main_disks.add((volume.image.client, volume.layout.disk_id))
+                self._main_disks.add(volume.layout.disk_id)
+        self._rivals = {key: _Rivals(_most_certain(volumes)) for key, volumes in by_key.items()}
+        self._tables: dict[int, tuple[Layout, list[tuple[Partition, _Rivals]]]] = {}
 
-    def has_main_volume(self, volume: Volume) -> bool:
-        return (volume.image.client, volume.layout.disk_id) in self._main_disks
+    def has_main_volume(self, disk_id: str) -> bool:
+        return disk_id in self._main_disks
 
     def siblings(self, dated: _Dated) -> Iterator[tuple[int, tuple[Volume, int]]]:
         """For each other partition of the disk that was imaged: its number, the best image, and its age in seconds."""
-        for partition in dated.volume.layout.partitions:
-            candidates = self._by_key.get(dated.volume.key_of(partition), ())
-            if partition != dated.volume.partition and candidates:
-                best = _best(dated, candidates)
+        for partition, rivals in self._imaged(dated.volume):
+            if partition != dated.volume.partition:
+                best = rivals.best_for(dated)
                 yield partition.number, (best.volume, dated.distance(best))
 
+    def _imaged(self, volume: Volume) -> list[tuple[Partition, "_Rivals"]]:
+        """The partitions of the volume's disk that were imaged, with their images. One layout is that of many images."""
+        layout = volume.layout
+        if id(layout) not in self._tables:
+            keys = ((partition, volume.key_of(partition)) for partition in layout.partitions)
+            self._tables[id(layout)] = layout, [(each, self._rivals[key]) for each, key in keys if key in self._rivals]
+        return self._tables[id(layout)][1]
 
-def _best(dated: _Dated, candidates: Iterable[_Dated]) -> _Dated:
-    associated = dated.row.associated if dated.row else ()
 
-    def merit(other: _Dated) -> tuple[bool, bool, bool, int, str]:
-        image = other.volume.image
-        together = bool(dated.row and other.row and dated.row.backuptime == other.row.backuptime)
-        return other.volume.disputed, image.name not in associated, not together, abs(dated.distance(other)), image.name
+def _most_certain(volumes: Sequence[_Dated]) -> Sequence[_Dated]:
+    """Those whose place is beyond doubt, if there are any."""
+    return [dated for dated in volumes if not dated.volume.disputed] or volumes
 
-    return min(candidates, key=merit)
+
+class _Rivals:
+    """Images of one partition, each as sure of its place as the others."""
+
+    def __init__(self, volumes: Sequence[_Dated]) -> None:
+        self._by_name = {each.name: each for each in volumes}
+        self._by_clock = Timeline((each.clock, each.name, each) for each in volumes)
+        self._recorded = Timeline((each.row.backuptime, each.name, each) for each in volumes if each.row)
+        self._unrecorded = Timeline((each.clock, each.name, each) for each in volumes if not each.row)
+
+    def best_for(self, dated: _Dated) -> _Dated:
+        if not dated.row:
+            nearest = [self._by_clock.nearest(dated.clock)]
+        elif associated := [self._by_name[name] for name in dated.row.associated if name in self._by_name]:
+            return min(associated, key=lambda other: _associated_merit(dated, other))
+        elif together := self._recorded.at(dated.row.backuptime):
+            return together
+        else:
+            nearest = [self._recorded.nearest(dated.row.backuptime), self._unrecorded.nearest(dated.clock)]
+        _, _, best = min(filter(None, nearest), key=lambda found: found[:2])
+        return best
+
+
+def _associated_merit(dated: _Dated, other: _Dated) -> tuple[bool, int, str]:
+    together = bool(dated.row and other.row and dated.row.backuptime == other.row.backuptime)
+    return not together, abs(dated.distance(other)), other.name

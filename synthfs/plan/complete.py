@@ -16,6 +16,7 @@ Not for: reading either (`urbackup/`), disks (`plan/disk`).
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from synthfs.model import DatabaseFacts, ImageFacts, ImageRow, Kind, Note, Seal
 
@@ -30,6 +31,15 @@ class Verdict:
     note: Note | None = None
 
 
+_OFFERED = Verdict(True)
+_DELETED_SOON = Verdict(True, note=Note("marked for deletion: UrBackup will remove it at its next clean-up", warning=True))
+_INCOMPLETE = Verdict(False, "UrBackup's database calls it incomplete: running, failed or waiting for its C: image")
+_FORGOTTEN = Verdict(False, "not in UrBackup's database: deleted or never finished", Kind.FORGOTTEN)
+_UNFINISHED = Verdict(False, "no .sync file beside it: the backup is still running or was broken off")
+_NOT_SEALED = Note("finished, unconfirmed: its directory is not sealed (read-only or @ro) as UrBackup leaves it", warning=True)
+_UNCONFIRMED = Verdict(True, note=_NOT_SEALED)
+
+
 class Judge:
     """Judges images by one database, or by none."""
 
@@ -42,11 +52,12 @@ class Judge:
     def row(self, image: ImageFacts) -> ImageRow | None:
         return self._database.rows.get(image.name) if self._database else None
 
-    def verdict(self, image: ImageFacts) -> Verdict:
-        if row := self.row(image):
+    def verdict(self, image: ImageFacts, row: ImageRow | None = None) -> Verdict:
+        """`row` spares looking for the image's row."""
+        if row := row or self.row(image):
             return _by_row(row)
         if self._database and not self._is_newer(image):
-            return Verdict(False, "not in UrBackup's database: deleted or never finished", Kind.FORGOTTEN)
+            return _FORGOTTEN
         return _by_files(image)
 
     def _is_newer(self, image: ImageFacts) -> bool:
@@ -63,27 +74,29 @@ class Judge:
 
 def _by_row(row: ImageRow) -> Verdict:
     if not row.complete:
-        return Verdict(False, "UrBackup's database calls it incomplete: running, failed or waiting for its C: image")
-    if row.delete_pending:
-        return Verdict(True, note=Note("marked for deletion: UrBackup will remove it at its next clean-up", warning=True))
-    return Verdict(True)
+        return _INCOMPLETE
+    return _DELETED_SOON if row.delete_pending else _OFFERED
 
 
 def _by_files(image: ImageFacts) -> Verdict:
     if not image.finished:
-        return Verdict(False, "no .sync file beside it: the backup is still running or was broken off")
-    if image.seal is Seal.OPEN:
-        note = Note("finished, unconfirmed: its directory is not sealed (read-only or @ro) as UrBackup leaves it", warning=True)
-        return Verdict(True, note=note)
-    return Verdict(True)
+        return _UNFINISHED
+    return _UNCONFIRMED if image.seal is Seal.OPEN else _OFFERED
 
 
 def clock(stamp: str) -> int:
     """Seconds of a stamp on the server's own clock: good for differences only, since its time zone is not known."""
     try:
-        return int(datetime.strptime(stamp, "%y%m%d-%H%M").replace(tzinfo=UTC).timestamp())
+        hour, minute = int(stamp[7:9]), int(stamp[9:])
+        return _day(stamp[:6]) + hour * 3600 + minute * 60 if hour < 24 and minute < 60 else 0
     except ValueError:
         return 0
+
+
+@lru_cache(maxsize=4096)
+def _day(day: str) -> int:
+    """When the day `YYMMDD` begins. Kept: strptime takes as long as all else that is done for an image."""
+    return int(datetime.strptime(day, "%y%m%d").replace(tzinfo=UTC).timestamp())
 
 
 def stamp_of(name: str) -> str:

@@ -13,14 +13,14 @@ Not for: choosing between images (`plan/catalog`), containers (`plan/container`)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
 from synthfs import identity
 from synthfs.errors import FormatError, UnsupportedError
 from synthfs.extents import Bytes, Extent, ExtentMap, FileRange
 from synthfs.formats import bootsector, gpt
-from synthfs.model import VOLUME_OFFSET, ImageFacts, Note
+from synthfs.model import VOLUME_OFFSET, ImageFacts, Note, Packed
 from synthfs.plan import layout as layouts
 from synthfs.plan.layout import Layout, Partition
 from synthfs.plan.place import Nowhere, locate
@@ -47,14 +47,14 @@ class Volume:
     @property
     def key(self) -> tuple[object, ...] | None:
         """What images of the same partition of the same disk share; None where the disk has no identity."""
-        if self.layout.disk_id is None:
-            return None
-        p = self.partition
-        return self.image.client, self.layout.scheme, self.layout.disk_id, p.start, p.length, p.guid
+        return self.key_of(self.partition)
 
-    def key_of(self, partition: Partition) -> tuple[object, ...]:
+    def key_of(self, partition: Partition) -> tuple[object, ...] | None:
         """The key of another partition of this volume's disk."""
-        return replace(self, partition=partition).key or ()
+        layout, p = self.layout, partition
+        if layout.disk_id is None:
+            return None
+        return self.image.client, layout.scheme, layout.disk_id, p.start, p.length, p.guid
 
     @property
     def whole_disk(self) -> bool:
@@ -112,31 +112,56 @@ class Disk:
 
 
 class Planner:
-    """Finds the place of volumes. Remembers layouts: most backups of a machine carry the same tables."""
+    """Finds the place of volumes. Remembers what it found: most backups of a machine carry the same tables."""
 
     def __init__(self) -> None:
+        self._sidecars: dict[Packed, MbrFile | FormatError] = {}
         self._layouts: dict[object, Layout | FormatError] = {}
+        self._places: dict[object, _Place] = {}
 
     def volume(self, image: ImageFacts) -> Volume:
         """The image at its place on its disk; alone on a generated disk where it has none, with a note that says why.
 
         Raises FormatError for a `.raw` that holds no volume.
         """
-        sidecar = _sidecar(image)
+        sidecar = self._sidecar(image)
         if isinstance(sidecar, MbrFile) and sidecar.version == mbrfile.WHOLE_DISK:
             return _whole_disk(image)
         length = rawfile.volume_length(image.raw.size, image.head)
         if isinstance(sidecar, str):
             return lone_volume(image, length, sidecar)
+        key = image.sidecar, length, image.boot
+        if (place := self._places.get(key)) is None:
+            place = self._places[key] = self._place(sidecar, length, image.boot)
+        match place:
+            case FormatError():
+                return lone_volume(image, length, f"{image.name}.mbr is not usable: {place}")
+            case Nowhere(why):
+                return lone_volume(image, length, why)
+            case layout, partition, notes:
+                return Volume(image, layout, partition, length, notes, disputed=bool(notes))
+
+    def _place(self, sidecar: MbrFile, length: int, boot: bytes) -> "_Place":
         try:
             layout = self._layout(sidecar)
         except FormatError as error:
-            return lone_volume(image, length, f"{image.name}.mbr is not usable: {error}")
-        match locate(layout, sidecar, length, image.boot):
-            case Nowhere(why):
-                return lone_volume(image, length, why)
-            case partition, notes:
-                return Volume(image, layout, partition, length, notes, disputed=bool(notes))
+            return error
+        found = locate(layout, sidecar, length, boot)
+        return found if isinstance(found, Nowhere) else (layout, *found)
+
+    def _sidecar(self, image: ImageFacts) -> MbrFile | str:
+        """What the image's `.mbr` says, or why it says nothing."""
+        if image.mbr_problem:
+            return image.mbr_problem
+        if image.sidecar is None:
+            return "the backup has no .mbr file, so its disk is not known"
+        if (parsed := self._sidecars.get(image.sidecar)) is None:
+            try:
+                parsed = mbrfile.parse(image.sidecar.unpacked())
+            except FormatError as error:
+                parsed = error
+            self._sidecars[image.sidecar] = parsed
+        return f"{image.name}.mbr is not usable: {parsed}" if isinstance(parsed, FormatError) else parsed
 
     def _layout(self, sidecar: MbrFile) -> Layout:
         key = (sidecar.boot_record, sidecar.primary, sidecar.backup, sidecar.extra_position, sidecar.extra)
@@ -151,16 +176,8 @@ class Planner:
         return found
 
 
-def _sidecar(image: ImageFacts) -> MbrFile | str:
-    """What the image's `.mbr` says, or why it says nothing."""
-    if image.mbr_problem:
-        return image.mbr_problem
-    if image.mbr is None:
-        return "the backup has no .mbr file, so its disk is not known"
-    try:
-        return mbrfile.parse(image.mbr)
-    except FormatError as error:
-        return f"{image.name}.mbr is not usable: {error}"
+_Place = tuple[Layout, Partition, tuple[Note, ...]] | Nowhere | FormatError
+"""Where the volumes of one sidecar, length and boot sector lie, or why nowhere."""
 
 
 def volume_only(image: ImageFacts) -> Disk:

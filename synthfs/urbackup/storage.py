@@ -8,38 +8,58 @@ link is the only one ever followed. While UrBackup starts an incremental, the di
 stamp and letter of file and directory have to agree. The store's root also holds directories of UrBackup's own.
 
 A scan fails for the store as a whole only if its root cannot be read. Anything else that cannot be used is a `Skipped`.
+
+What was read of an image is not read again while the inode, size, mtime and ctime of its `.raw` and its `.mbr` are what they
+were: no write, link, rename or change of access leaves the ctime alone, and nobody can set it. They are asked for at every
+scan, as is what bears no such witness: whether a `.sync` is there, and the seal. A file that was written to within `_JUST_NOW`
+of being read may be written to once more within one tick of its file system's clock, and is read again.
 Not for: judging completeness or parsing what was read (`plan/`).
 Source: UrBackup's `ImageBackup.cpp` (names), `snapshot_helper/main.cpp` (containers).
 """
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+import struct
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import Source
 from synthfs.host import files
 from synthfs.host.handle import lasting
 from synthfs.host.seal import seal_of
-from synthfs.model import MAX_SIDECAR, VOLUME_OFFSET, ImageFacts, Kind, Seal, Skipped, StoreFacts
+from synthfs.model import MAX_SIDECAR, VOLUME_OFFSET, ImageFacts, Kind, Known, Packed, Seal, Skipped, StoreFacts
 
 OWN_DIRECTORIES = frozenset(("clients", "urbackup", "urbackup_tmp_files", "user_views"))
 """Directories that UrBackup keeps beside those of its clients."""
 
 _DIRECTORY = re.compile(r"(\d{6}-\d{4})_Image_(.+)", re.DOTALL)
 _FILE = re.compile(r"Image_(.+)_(\d{6}-\d{4})\.raw", re.DOTALL)
-_HEAD = 8192
-_BOOT = 4096
+HEAD = 8192
+BOOT = 4096
+
+_ROLLED = 440
+"""Offset of the disk signature in a boot record: UrBackup makes up another one for each image."""
+
+_JUST_NOW = 2 * 10**9
+"""Nanoseconds: longer than a tick on any file system that UrBackup can use (ext3 counts whole seconds)."""
+
+_MARK = struct.Struct("<QQQQ")
+_64_BITS = (1 << 64) - 1
+
+MARK = 2 * _MARK.size
+"""Bytes of an image's mark: inode, size, mtime and ctime of the `.raw`, and those of the `.mbr`, 0 where there is none."""
 
 
-def scan(root: str, clients: Collection[str] = ()) -> StoreFacts:
+def scan(root: str, clients: Collection[str] = (), known: Mapping[str, Known] | None = None) -> StoreFacts:
     """All images below `root`. `clients` are names that the database knows, should one be that of an own directory.
 
-    Raises NotFoundError where `root` is no readable directory.
+    `known` is what an earlier scan left. It spares reading and changes nothing: images that did not change are the same
+    objects. Raises NotFoundError where `root` is no readable directory.
     """
     root = files.real_directory(root)
     owner = os.stat(root)
-    finder = _Finder(root)
+    finder = _Finder(root, known or {})
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as error:
@@ -47,7 +67,8 @@ def scan(root: str, clients: Collection[str] = ()) -> StoreFacts:
     for entry in entries:
         if entry.name not in OWN_DIRECTORIES or entry.name in clients:
             finder.client(entry)
-    return StoreFacts(root, owner.st_uid, owner.st_gid, tuple(finder.images), tuple(finder.skipped), lasting(root))
+    images, skipped = tuple(finder.images), tuple(finder.skipped)
+    return StoreFacts(root, owner.st_uid, owner.st_gid, images, skipped, lasting(root), finder.known)
 
 
 def is_client(directory: str) -> bool:
@@ -74,9 +95,13 @@ def holds_any(root: str, names: Iterable[str]) -> bool:
 class _Finder:
     """Walks a store and collects what it finds. Equal contents are kept once: most backups repeat their last one."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, known: Mapping[str, Known]) -> None:
         self._root = root
-        self._known: dict[bytes, bytes] = {}
+        self._before = known
+        self._contents: dict[bytes, bytes] = {}
+        self._packed: dict[bytes, Packed] = {}  # of one client, by what is packed
+        self._device = 0
+        self.known: dict[str, Known] = {}
         self.images: list[ImageFacts] = []
         self.skipped: list[Skipped] = []
 
@@ -86,6 +111,7 @@ class _Finder:
             self._skip(client, client, "is a symbolic link; only those of image directories are followed")
         if not found.is_dir(follow_symlinks=False):
             return
+        self._packed.clear()
         for entry in self._entries(client, client):
             if matched := _DIRECTORY.fullmatch(entry.name):
                 if _is_directory(entry):
@@ -94,45 +120,99 @@ class _Finder:
                 elif not entry.is_file(follow_symlinks=False):
                     self._skip(client, f"{client}/{entry.name}", "is no directory, and leads to none")
             elif matched := _FILE.fullmatch(entry.name):
-                self._image(client, f"{client}/{entry.name}", matched[1], matched[2], Seal.NONE)
+                name = f"{client}/{entry.name}"
+                if why := self._image(client, name, matched[1], matched[2], None):
+                    self._skip(client, name, f"{self._root}/{name} cannot be opened: {why}")
 
     def _directory(self, client: str, directory: str, stamp: str, letter: str) -> None:
-        name = f"{client}/{directory}/Image_{letter}_{stamp}.raw"
+        file = f"Image_{letter}_{stamp}.raw"
+        name = f"{client}/{directory}/{file}"
+        why = self._image(client, name, letter, stamp, f"{self._root}/{client}/{directory}")
+        if why is None:
+            return
         found = [e.name for e in self._entries(client, f"{client}/{directory}") if e.name.endswith(".raw")]
-        if f"Image_{letter}_{stamp}.raw" in found:
-            self._image(client, name, letter, stamp, seal_of(f"{self._root}/{client}/{directory}"))
+        if file in found:
+            self._skip(client, name, f"{self._root}/{name} cannot be opened: {why}")
         elif found:
             reason = f"holds {found[0]}, not an image of its own name: a backup that is just starting"
             self._skip(client, f"{client}/{directory}", reason, Kind.INCOMPLETE)
 
     def _entries(self, client: str, name: str) -> Iterator[os.DirEntry[str]]:
+        path = f"{self._root}/{name}"
         try:
-            with os.scandir(f"{self._root}/{name}") as entries:
+            if name == client:
+                self._device = os.stat(path).st_dev
+            with os.scandir(path) as entries:
                 yield from sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             self._skip(client, name, f"cannot be listed: {error.strerror}")
 
-    def _image(self, client: str, name: str, letter: str, stamp: str, seal: Seal) -> None:
+    def _image(self, client: str, name: str, letter: str, stamp: str, directory: str | None) -> str | None:
+        """Takes down the image called `name`, or why it cannot be used. Returns why there is none that could be looked at."""
         path = f"{self._root}/{name}"
         try:
-            raw, head, boot = _open_image(name, path)
-        except SourceError as error:
-            self._skip(client, name, str(error))
-            return
-        sidecar, problem = self._sidecar(f"{path}.mbr")
-        finished = os.path.lexists(f"{path}.sync")
-        head, boot = self._once(head.rstrip(b"\0")), self._once(boot)
-        self.images.append(ImageFacts(client, letter, stamp, raw, sidecar, problem, head, boot, finished, seal))
+            found = os.lstat(path)
+        except OSError as error:
+            return error.strerror
+        known, problem = self._before.get(name), None
+        if known is None or known.mark != _mark(found) + _mark(_lstat(f"{path}.mbr")):
+            try:
+                found, problem, known, settled = self._read(path)
+            except SourceError as error:
+                self._skip(client, name, str(error))
+                return None
+        else:
+            settled = True
+        finished, seal = os.path.lexists(f"{path}.sync"), self._seal(found.st_dev, directory)
+        image = known.image
+        if image is None or (image.finished, image.seal, image.raw.device) != (finished, seal, found.st_dev):
+            raw = Source(name, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+            content = known.sidecar, problem, known.head, known.boot
+            image = ImageFacts(client, letter, stamp, raw, *content, finished, seal)
+            known = known._replace(image=image)
+        self.images.append(image)
+        if settled and not problem:
+            self.known[name] = known
+        return None
 
-    def _sidecar(self, path: str) -> tuple[bytes | None, str | None]:
+    def _read(self, path: str) -> tuple[os.stat_result, str | None, Known, bool]:
+        """What the `.raw` is, why its `.mbr` was not taken, what is in both, and whether a later change is sure to show.
+
+        Raises SourceError where the `.raw` cannot be used.
+        """
+        now = time.time_ns()
+        found, head, boot = _open_image(path)
+        sidecar: Packed | None = None
+        problem: str | None = None
+        small: tuple[bytes, os.stat_result] | None = None
         try:
-            content = files.read_small(path, MAX_SIDECAR)
+            small = files.read_small(f"{path}.mbr", MAX_SIDECAR)
         except SourceError as error:
-            return None, str(error)
-        return (None if content is None else self._once(content)), None
+            problem = str(error)
+        if small:
+            sidecar = self._pack(small[0])
+        both = (found, small[1] if small else None)
+        settled = all(abs(now - each.st_ctime_ns) > _JUST_NOW for each in both if each)
+        known = Known(b"".join(map(_mark, both)), sidecar, self._same(head), self._same(boot))
+        return found, problem, known, settled
 
-    def _once(self, content: bytes) -> bytes:
-        return self._known.setdefault(content, content)
+    def _seal(self, device: int, directory: str | None) -> Seal:
+        """The seal of an image's directory: subvolumes and datasets have a device number of their own, nothing else a seal."""
+        return Seal.NONE if directory is None or device == self._device else seal_of(directory)
+
+    def _pack(self, content: bytes) -> Packed:
+        if (found := self._packed.get(content)) is None:
+            found = Packed.of(content)
+            found = self._packed[content] = Packed(self._same(found.deflated))
+        return found
+
+    def _same(self, content: bytes) -> bytes:
+        """`content`, as the object that it is everywhere else."""
+        if not self._contents:
+            for known in self._before.values():
+                for each in (known.head, known.boot, *((known.sidecar.deflated,) if known.sidecar else ())):
+                    self._contents.setdefault(each, each)
+        return self._contents.setdefault(content, content)
 
     def _skip(self, client: str, name: str, reason: str, kind: Kind = Kind.UNREADABLE) -> None:
         self.skipped.append(Skipped(client, name, reason, kind))
@@ -146,16 +226,32 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _open_image(name: str, path: str) -> tuple[Source, bytes, bytes]:
-    """The file as a source, its head, and the beginning of its volume. Raises SourceError."""
+def _lstat(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def _mark(found: os.stat_result | None) -> bytes:
+    if found is None:
+        return bytes(_MARK.size)
+    # Modulo 2^64: XFS has times later than 2262.
+    times = found.st_mtime_ns & _64_BITS, found.st_ctime_ns & _64_BITS
+    return _MARK.pack(found.st_ino, found.st_size, *times)
+
+
+def _open_image(path: str) -> tuple[os.stat_result, bytes, bytes]:
+    """What the file is, its head without what says nothing, and the beginning of its volume. Raises SourceError."""
     fd = files.open_regular(path)
     try:
         found = os.fstat(fd)
         if found.st_nlink > 1:
             raise SourceError(f"{path} is a hard link: it may be any file of this file system, and UrBackup makes none")
-        head, boot = os.pread(fd, _HEAD, 0), os.pread(fd, _BOOT, VOLUME_OFFSET)
+        head, boot = os.pread(fd, HEAD, 0).rstrip(b"\0"), os.pread(fd, BOOT, VOLUME_OFFSET)
+        # All else in the wrapper is the same in thousands of images, which then share it.
+        return found, head[:_ROLLED] + bytes(6) + head[_ROLLED + 6 :] if len(head) > _ROLLED + 6 else head, boot
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
-    return Source(name, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), head, boot
