@@ -170,6 +170,34 @@ class DatabaseFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """A disk that somebody has written to: what it is, and where a mount shows it for as long as the session lives.
+
+    `edition` is that of the file as it was before, `generation` counts the sessions of this edition that were discarded
+    before. `path` is its place in the mount, `image` the backup's name in the store. `length` and `mtime_ns` are those of
+    the backup's disk; `began_ns` is the time of the first write.
+    """
+
+    edition: bytes
+    generation: int
+    inode: int
+    path: str
+    image: str
+    length: int
+    mtime_ns: int
+    began_ns: int
+    may_resize: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """All sessions, and for each edition how many of them were discarded."""
+
+    present: tuple[Session, ...] = ()
+    generations: Mapping[bytes, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """One decision about a disk that its user may want to know. A warning is one that may change what he does."""
 

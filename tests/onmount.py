@@ -5,7 +5,7 @@ Not for: expectations; those are in the tests and come from the original disk. U
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -72,8 +72,14 @@ class Sample:
     RENEWED = "pc/new-identity/Image_C_260301-0201.vhd"
 
     @classmethod
-    def make(cls, scope: Scope, where: Path | None = None, owner: tuple[int, int] | None = None) -> "Sample":
-        disk = sampledisks.gpt_disk(scope.path("original") / "original.img")
+    def make(
+        cls,
+        scope: Scope,
+        where: Path | None = None,
+        owner: tuple[int, int] | None = None,
+        make: Callable[[Path], OriginalDisk] = sampledisks.gpt_disk,
+    ) -> "Sample":
+        disk = make(scope.path("original") / "original.img")
         root = (where or scope.path("store")) / "urbackup"
         client = Store(root, owner=owner).client("pc")
         system = client.backup(disk, 1, "SYSVOL")

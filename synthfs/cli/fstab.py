@@ -10,13 +10,13 @@ import sys
 from synthfs.errors import MountError
 from synthfs.host import files, mounts
 
-# "rw" is what mount(8) passes where a line in fstab says nothing; it is read-only all the same.
+# "rw" is what mount(8) passes where a line in fstab says nothing; only `writable=SCRATCH` lets disks be written to.
 _IGNORED = frozenset((
     "ro", "rw", "nofail", "_netdev", "auto", "noauto", "user", "nouser", "users", "defaults",
     "suid", "nosuid", "dev", "nodev", "exec", "noexec", "async", "relatime", "noatime",
 ))  # fmt: skip
 FLAGS = frozenset(("allow_other",))
-VALUES = frozenset(("owner", "group", "mode", "refresh", "log-level", "log-file", "database"))
+VALUES = frozenset(("owner", "group", "mode", "refresh", "writable", "discard-after", "log-level", "log-file", "database"))
 
 
 def arguments(given: list[str]) -> list[str] | None:

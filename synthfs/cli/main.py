@@ -18,6 +18,7 @@ from synthfs.cli import doctor as doctor_verb
 from synthfs.cli import list as list_verb
 from synthfs.cli import materialize as materialize_verb
 from synthfs.cli import mount as mount_verb
+from synthfs.cli import sessions as sessions_verb
 from synthfs.cli import share as share_verb
 from synthfs.cli import show as show_verb
 from synthfs.cli import status as status_verb
@@ -32,6 +33,9 @@ app.command("show")(show_verb.show)
 app.command("mount")(mount_verb.mount)
 app.command("umount")(mount_verb.umount)
 app.command("status")(status_verb.status)
+app.command("sessions")(sessions_verb.sessions)
+app.command("discard")(sessions_verb.discard)
+app.command("keep")(sessions_verb.keep)
 app.command("share")(share_verb.share)
 app.command("doctor")(doctor_verb.doctor)
 app.command("sync")(sync_verb.sync)

@@ -14,7 +14,6 @@ from synthfs.cli.describe import note_facts
 from synthfs.engines.materialize import Prepared, Reflink, prepare
 from synthfs.errors import TargetError
 from synthfs.plan.container import wrap
-from synthfs.plan.disk import Disk
 from synthfs.plan.names import windows_name
 from synthfs.plan.recipe import Clone, Copy, Hole, Step, Write
 from synthfs.plan.renew import new_identity as renewed_disk
@@ -57,13 +56,14 @@ def materialize(
     if new_identity:
         disk, suffix = renewed_disk(disk), f"{suffix}.new-identity"
     container = wrap(disk)
-    directory, name = _target(output, windows_name(disk.image.stem) + suffix + container.suffix)
-    _check_place(directory, disk)
+    directory, name = target(output, windows_name(disk.image.stem) + suffix + container.suffix)
+    store = disk.image.raw.path.removesuffix(disk.image.name).rstrip("/")
+    check_place(directory, store)
     _check_target(f"{directory}/{name}", force)
     say_notes(tuple(note for note in disk.notes if note.warning))
     with prepare(container.extent_map(), directory, mode) as prepared:
         if not dry_run:
-            _freeze(prepared, name, force)
+            freeze(prepared, name, force)
         seconds = time.monotonic() - began
         proven = dry_run or prepared.measure()
         facts = _facts(f"{directory}/{name}", prepared, dry_run, seconds)
@@ -76,7 +76,7 @@ def materialize(
         say(f"note: {NOT_PROVEN}")
 
 
-def _target(output: str, usual_name: str) -> tuple[str, str]:
+def target(output: str, usual_name: str) -> tuple[str, str]:
     """Directory and name of the file to make."""
     if os.path.isdir(output):
         return os.path.realpath(output), usual_name
@@ -94,14 +94,14 @@ def _check_target(path: str, force: bool) -> None:
         raise TargetError(f"{path} is no regular file, and is not replaced")
 
 
-def _check_place(directory: str, disk: Disk) -> None:
-    """Raises TargetError inside the client's folders: UrBackup's `remove-unknown` deletes backups that hold more files."""
-    store = disk.image.raw.path.removesuffix(disk.image.name).rstrip("/")
+def check_place(directory: str, store: str) -> None:
+    """Raises TargetError inside the clients' folders: UrBackup's `remove-unknown` deletes backups that hold more files."""
     if f"{directory}/".startswith(f"{store}/") and directory != store:
         raise TargetError(f"{directory} lies in UrBackup's storage, whose clean-up deletes what it does not know; use -o")
 
 
-def _freeze(prepared: Prepared, name: str, force: bool) -> None:
+def freeze(prepared: Prepared, name: str, force: bool) -> None:
+    """Freezes, with a progress bar on a terminal."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(name, total=prepared.extents.length)

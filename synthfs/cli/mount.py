@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 
 from synthfs.cli.common import Database, Store, look_again, look_at, say, say_notes
+from synthfs.engines import session
 from synthfs.errors import MountError, SynthfsError, TargetError
+from synthfs.extents import Source
 from synthfs.host import background, files, mounts, probe
 from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
@@ -27,6 +29,9 @@ _NOBODY_AT_ALL = 2**32 - 1
 """The number that chown(2) takes for "leave it as it is"."""
 
 
+_DAY = 86400.0
+
+
 class LogLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"
@@ -36,6 +41,16 @@ class LogLevel(StrEnum):
 
 Mountpoint = Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="An empty directory outside the store.")]
 
+Mode = Annotated[
+    str | None, typer.Option(metavar="OCTAL", help="Their permission bits; 0440, or 0660 if writable.", show_default=False)
+]
+Writable = Annotated[
+    str | None, typer.Option(metavar="SCRATCH", help="Let disks be written to; what is written goes there.", show_default=False)
+]
+DiscardAfter = Annotated[
+    float, typer.Option(metavar="DAYS", help="Discard what was written and left alone for so long; 0: never.", min=0)
+]
+
 
 def mount(
     store: Store,
@@ -44,7 +59,9 @@ def mount(
     allow_other: Annotated[bool, typer.Option("--allow-other", help="Let other users in, Samba's among them.")] = False,
     owner: Annotated[str | None, typer.Option(metavar="USER", help="Whom the files belong to.", show_default=False)] = None,
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="Which group they belong to.", show_default=False)] = None,
-    mode: Annotated[str, typer.Option(metavar="OCTAL", help="Their permission bits.")] = "0440",
+    mode: Mode = None,
+    writable: Writable = None,
+    discard_after: DiscardAfter = 0.0,
     refresh: Annotated[float, typer.Option(metavar="SECONDS", help="How often to look for new backups.", min=0)] = 60.0,
     log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.WARNING,
     log_file: Annotated[str | None, typer.Option(metavar="FILE", help="Log there.", show_default=False)] = None,
@@ -54,18 +71,23 @@ def mount(
 
     Stays in the foreground until it is unmounted or gets Ctrl-C. Without --allow-other only you can see the mount. With
     it, files belong to the store's own owner and group, and nobody else gets in, unless --owner, --group or --mode say so.
+
+    With --writable, the first write to a disk makes a file in SCRATCH that shares its blocks with the backup; from then on
+    the disk is that file, until `synthfs discard` or `synthfs keep`. The backup is never written to.
     """
     root, place = files.real_directory(store), mounts.resolve(mountpoint)
     _check_place(root, place)
+    scratch = _scratch(writable, root, place) if writable else None
     # The daemon works in the root directory.
     database, log_file = (path and os.path.abspath(path) for path in (database, log_file))
     catalog = look_at(root, database)
     say_notes(catalog.notes)
+    if scratch:
+        session.check(scratch, _newest(catalog))
     # As late as possible: until the new mount stands, the share is an empty directory.
     _clear(place)
-    owner_id = _user(owner) if owner else catalog.store.owner if allow_other else os.geteuid()
-    group_id = _group(group) if group else catalog.store.group if allow_other else os.getegid()
-    bits = _mode(mode)
+    usual = (catalog.store.owner, catalog.store.group) if allow_other else (os.geteuid(), os.getegid())
+    access = (_user(owner, usual[0]), _group(group, usual[1]), _mode(mode or ("0660" if scratch else "0440")))
     handler = _log_handler(log_file, daemon)
 
     def serve() -> int:
@@ -75,21 +97,31 @@ def mount(
         from synthfs.fuse.operations import Access
 
         logging.basicConfig(level=log_level.upper(), handlers=[handler])
-        settings = Settings(place, Access(owner_id, group_id, bits), allow_other, refresh)
+        settings = Settings(place, Access(*access), allow_other, refresh, scratch, discard_after * _DAY)
         serve_fuse(
             catalog, lambda before: look_again(before, database), settings, lambda tree: _greet(tree, catalog, place, daemon)
         )
         return 0
 
-    if not daemon:
+    if daemon:
+        _serve_in_background(serve, place, root)
+    else:
         serve()
-        return
+
+
+def _serve_in_background(serve: Callable[[], int], place: str, root: str) -> None:
     try:
         background.start(lambda: _reported(serve), lambda: _answers(place, root))
     except BaseException:
         if left := mounts.at(place):
             mounts.detach(left)
         raise
+
+
+def _newest(catalog: Catalog) -> Source | None:
+    """The newest backup, for trials."""
+    disk = max(catalog.disks, key=lambda disk: disk.image.stamp, default=None)
+    return disk.image.raw if disk else None
 
 
 def _answers(place: str, root: str) -> bool:
@@ -119,6 +151,18 @@ def _check_place(root: str, place: str) -> None:
         raise MountError(f"{place} is a running synthfs mount of {old.store} already; `synthfs umount {place}` ends it")
 
 
+def _scratch(named: str, root: str, place: str) -> str:
+    """The scratch directory, resolved. Raises MountError where UrBackup would clear it away or the mount would hide it."""
+    if not os.path.isdir(named):
+        raise MountError(f"--writable {named} is no directory; make one with `mkdir -p {named}`")
+    scratch = os.path.realpath(named)
+    if f"{scratch}/".startswith(f"{root}/"):
+        raise MountError(f"{scratch} lies inside the store; UrBackup's clean-up would delete what is written. Name another")
+    if f"{scratch}/".startswith(f"{place}/"):
+        raise MountError(f"{scratch} lies where the mount is to be, which would hide it. Name another")
+    return scratch
+
+
 def _clear(place: str) -> None:
     """Takes a dead mount of ours away. Raises MountError where what is below it is no empty directory."""
     if old := mounts.at(place):
@@ -133,14 +177,18 @@ def _clear(place: str) -> None:
         raise MountError(f"{place} cannot be read: {error.strerror}") from error
 
 
-def _user(name: str) -> int:
+def _user(name: str | None, usual: int) -> int:
+    if name is None:
+        return usual
     try:
         return number if (number := _id(name)) is not None else pwd.getpwnam(name).pw_uid
     except KeyError:
         raise MountError(f"--owner {name}: there is no such user") from None
 
 
-def _group(name: str) -> int:
+def _group(name: str | None, usual: int) -> int:
+    if name is None:
+        return usual
     try:
         return number if (number := _id(name)) is not None else grp.getgrnam(name).gr_gid
     except KeyError:

@@ -20,15 +20,19 @@ import pyfuse3
 import trio
 
 from synthfs import __version__
+from synthfs.engines.session import Scratch
 from synthfs.errors import MountError
+from synthfs.fuse.control import Control, facts
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
 from synthfs.fuse.refresh import Refresher, count
 from synthfs.fuse.supervision import Supervision
+from synthfs.fuse.writing import WritableOperations
 from synthfs.host.mounts import encode_source, users_may_allow_other
 from synthfs.model import STATUS
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.tree import METRICS, Live, Tree, grow
+from synthfs.plan.written import with_sessions
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +42,18 @@ _HOUSEKEEPING = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to mount. `interval` is the time between scans of the store, in seconds; 0 scans on SIGHUP only."""
+    """How to mount. `interval` is the time between scans of the store, in seconds; 0 scans on SIGHUP only.
+
+    With `scratch`, a directory, disks can be written to; sessions that are left alone for `max_age` seconds are discarded,
+    unless that is 0.
+    """
 
     mountpoint: str
     access: Access
     allow_other: bool = False
     interval: float = 60.0
+    scratch: str | None = None
+    max_age: float = 0.0
 
 
 def serve(
@@ -60,14 +70,20 @@ def serve(
     _allow_many_open_files()
     with ExitStack() as stack:
         metrics = Metrics()
+        scratch = stack.enter_context(Scratch(settings.scratch)) if settings.scratch else None
         live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
 
         def grown(catalog: Catalog) -> Tree:
-            return grow(catalog, live)
+            tree = grow(catalog, live)
+            return with_sessions(tree, scratch.facts()) if scratch else tree
 
         tree = grown(catalog)
         count(metrics, catalog, tree)
-        operations = Operations(tree, settings.access, metrics)
+        operations = (
+            WritableOperations(tree, settings.access, metrics, scratch)
+            if scratch
+            else Operations(tree, settings.access, metrics)
+        )
         stack.callback(operations.close)
         try:
             pyfuse3.init(operations, settings.mountpoint, _options(catalog.store.root, settings))
@@ -76,17 +92,23 @@ def serve(
         stack.callback(pyfuse3.close, unmount=True)
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
         refresher = Refresher(operations, survey, grown, metrics, settings.interval, catalog, supervision.reloaded)
-        trio.run(_main, operations, refresher, supervision, lambda: mounted(tree))
+        trio.run(_main, operations, refresher, supervision, settings.max_age, lambda: mounted(tree))
 
 
 def _options(store: str, settings: Settings) -> set[str]:
-    options = {"ro", "nosuid", "nodev", "default_permissions", f"fsname={encode_source(store)}", "subtype=synthfs"}
+    options = {"nosuid", "nodev", "default_permissions", f"fsname={encode_source(store)}", "subtype=synthfs"}
+    options |= set() if settings.scratch else {"ro"}
     return options | {"allow_other"} if settings.allow_other else options
 
 
-async def _main(operations: Operations, refresher: Refresher, supervision: Supervision, mounted: Callable[[], None]) -> None:
+async def _main(
+    operations: Operations, refresher: Refresher, supervision: Supervision, max_age: float, mounted: Callable[[], None]
+) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, refresher, supervision)
+        if isinstance(operations, WritableOperations):
+            await nursery.start(operations.run)
+            nursery.start_soon(Control(operations, refresher, max_age).run)
         nursery.start_soon(refresher.run)
         nursery.start_soon(_keep_house, operations)
         nursery.start_soon(supervision.run)
@@ -122,6 +144,8 @@ def _status(operations: Operations, catalog: Catalog, settings: Settings) -> str
         "store": catalog.store.root,
         "database": catalog.database,
         "mountpoint": settings.mountpoint,
+        "scratch": settings.scratch,
+        "sessions": facts(operations) if isinstance(operations, WritableOperations) else [],
         "open_handles": operations.open_handles,
         "deleted_bytes_held": operations.bytes_held,
         **asdict(operations.metrics),

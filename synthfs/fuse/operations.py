@@ -32,6 +32,7 @@ from synthfs.engines.read import Reader
 from synthfs.errors import FullError, SynthfsError
 from synthfs.fuse.inodes import Inodes
 from synthfs.fuse.metrics import Metrics
+from synthfs.host.scratch import ScratchFile
 from synthfs.plan.tree import Directory, File, Live, Node, Tree
 
 log = logging.getLogger(__name__)
@@ -47,15 +48,16 @@ _READERS = 40
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S", bound="Operations")
 
 
 def handler(
-    operation: Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]:
+    operation: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """Turns whatever goes wrong in `operation` into an errno: EIO, with one line for a user's error, all of it for a bug."""
 
     @functools.wraps(operation)
-    async def guarded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await operation(self, *args, **kwargs)
         except FUSEError:
@@ -104,7 +106,7 @@ class Shared:
     """One reader for everybody who has a file open, and for nobody who opens what the store has in its place by now."""
 
     file: File
-    reader: Reader
+    reader: Reader | ScratchFile
     users: int = 0
 
 
@@ -114,6 +116,8 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree, access: Access, metrics: Metrics) -> None:
         super().__init__()
         self.metrics = metrics
+        self.version = 0
+        """Counts what changes the tree beside the store: nothing does where nobody writes."""
         self._access = access
         self._inodes = Inodes(tree)
         self._readers: dict[int, Shared] = {}
@@ -269,12 +273,12 @@ class Operations(pyfuse3.Operations):
                 del self._readers[shared.file.inode]
             shared.reader.close()
 
-    def _opened(self, file: File) -> Reader:
+    def _opened(self, file: File) -> Reader | ScratchFile:
         reader = Reader(file.extent_map())
         reader.open()
         return reader
 
-    def _open_readers(self) -> set[Reader]:
+    def _open_readers(self) -> set[Reader | ScratchFile]:
         return {shared.reader for shared in self._handles.values()}
 
     def _shared(self, file: File) -> Shared | None:

@@ -58,6 +58,7 @@ class Refresher:
         self._done = done
         self._wanted = trio.Event()
         self._catalog = catalog
+        self._showing = trio.Lock()
 
     def request(self) -> None:
         """Causes a scan at once, or another one after that which is under way."""
@@ -77,7 +78,8 @@ class Refresher:
         """One scan, and everything that follows from it."""
         began = time.monotonic()
         try:
-            catalog, tree, changed = await trio.to_thread.run_sync(self._look)
+            catalog = await trio.to_thread.run_sync(self._look)
+            tree = await self.show(catalog)
         except SynthfsError as error:
             self._metrics.failed_refreshes += 1
             self._operations.report(error)
@@ -86,22 +88,34 @@ class Refresher:
             self._metrics.failed_refreshes += 1
             log.exception("bug in a refresh, please report it")
             return
-        # Also where no name changed: a store that was mounted anew has its files under other numbers.
-        self._operations.replace(tree)
-        if changed:
-            with trio.move_on_after(NOTIFY_LIMIT):
-                await trio.to_thread.run_sync(_notify, changed, abandon_on_cancel=True)
         count(self._metrics, catalog, tree)
         self._metrics.refreshes += 1
         self._metrics.refresh_seconds = time.monotonic() - began
 
-    def _look(self) -> tuple[Catalog, Tree, list[tuple[int, str]]]:
+    async def show(self, catalog: Catalog | None = None) -> Tree:
+        """Shows the tree of `catalog`, or of the last one where it is only the sessions that changed."""
+        async with self._showing:
+            self._catalog = catalog or self._catalog
+            version = None
+            while version != self._operations.version:  # a session that began or ended meanwhile
+                version = self._operations.version
+                tree, changed = await trio.to_thread.run_sync(self._grown)
+            # Also where no name changed: a store that was mounted anew has its files under other numbers.
+            self._operations.replace(tree)
+            if changed:
+                with trio.move_on_after(NOTIFY_LIMIT):
+                    await trio.to_thread.run_sync(_notify, changed, abandon_on_cancel=True)
+        return tree
+
+    def _grown(self) -> tuple[Tree, list[tuple[int, str]]]:
+        tree = self._grow(self._catalog)
+        return tree, changes(self._operations.tree, tree)
+
+    def _look(self) -> Catalog:
         catalog = self._survey(self._catalog)
         if not catalog.store.images and catalog.store.identity != self._catalog.store.identity:
             raise NotFoundError(f"{catalog.store.root} is empty and not the file system it was, as if it were unmounted")
-        self._catalog = catalog
-        tree = self._grow(catalog)
-        return catalog, tree, changes(self._operations.tree, tree)
+        return catalog
 
 
 def count(metrics: Metrics, catalog: Catalog, tree: Tree) -> None:

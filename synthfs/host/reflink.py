@@ -4,7 +4,8 @@ The two files may lie in different subvolumes or be reached through different mo
 numbers then differ, so only trying tells. Alignment is the file system's block on both sides, except at the end of the
 source, where the target has to end too.
 
-Not for: choosing ranges (`plan/recipe`). Units: bytes. Source: ioctl_ficlonerange(2), and observation on BTRFS and XFS.
+Not for: choosing ranges (`plan/recipe`). Units: bytes. Source: ioctl_ficlonerange(2), the kernel's fiemap.rst, and
+observation on BTRFS and XFS.
 """
 
 import array
@@ -14,7 +15,7 @@ import fcntl
 import os
 import struct
 
-from synthfs.errors import FullError, ShareError, SynthfsError, TargetError
+from synthfs.errors import FullError, ShareError, SourceError, SynthfsError, TargetError
 from synthfs.units import GiB
 
 _FICLONERANGE = 0x4020940D
@@ -27,6 +28,15 @@ _PUNCH_HOLE = 0x02 | 0x01
 
 _COPY_AT_ONCE = GiB
 """Some kernels cut a longer copy_file_range to 2 GiB less one page, and ZFS shares nothing of a call that ends in a block."""
+
+_FS_IOC_FIEMAP = 0xC020660B
+_FIEMAP = struct.Struct("QQIIIxxxx")
+"""start, length, flags, mapped extents, room for extents."""
+_FIEMAP_EXTENT = struct.Struct("Q8xQ16xI12x")
+"""logical offset, length, flags; left out: the physical offset and what is reserved."""
+_FIEMAP_EXTENT_LAST, _FIEMAP_EXTENT_SHARED = 0x1, 0x2000
+_EXTENTS_AT_ONCE = 1024
+_TO_THE_END = 2**64 - 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -116,3 +126,37 @@ def exclude_from_cow(fd: int) -> None:
         fcntl.ioctl(fd, _FS_IOC_SETFLAGS, flags)
     except OSError as error:
         raise ShareError(f"the backup has chattr +C and the new file cannot get it: {error.strerror}") from error
+
+
+def own_space(path: str) -> int:
+    """Bytes of a file that it shares with no other file, what is not on disk yet included. Raises SourceError.
+
+    BTRFS and XFS tell that by FIEMAP; others (ZFS) count all of it as its own.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be opened: {error.strerror}") from error
+    try:
+        return _unshared(fd)
+    except OSError:
+        return allocated(fd)
+    finally:
+        os.close(fd)
+
+
+def _unshared(fd: int) -> int:
+    own = at = 0
+    request = bytearray(_FIEMAP.size + _EXTENTS_AT_ONCE * _FIEMAP_EXTENT.size)
+    while True:
+        _FIEMAP.pack_into(request, 0, at, _TO_THE_END - at, 0, 0, _EXTENTS_AT_ONCE)
+        fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
+        mapped = _FIEMAP.unpack_from(request)[3]
+        if not mapped:
+            return own
+        for number in range(mapped):
+            logical, length, flags = _FIEMAP_EXTENT.unpack_from(request, _FIEMAP.size + number * _FIEMAP_EXTENT.size)
+            own += 0 if flags & _FIEMAP_EXTENT_SHARED else length
+            at = logical + length
+            if flags & _FIEMAP_EXTENT_LAST:
+                return own

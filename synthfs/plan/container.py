@@ -21,6 +21,8 @@ class FixedVhd:
     disk: Disk
 
     suffix = ".vhd"
+    may_resize = False
+    """Whether a program that writes to it changes its length: a footer at the end of a file stays where it is."""
 
     @property
     def length(self) -> int:

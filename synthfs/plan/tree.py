@@ -32,14 +32,15 @@ NEW_IDENTITY = "new-identity"
 README = "README.txt"
 METRICS = "metrics"
 
-_LOWER_HALF = 0xFFFFFFFF
+LOWER_HALF = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class File:
     """A file of `length` bytes. `extent_map` makes its map; it costs more than a look-up, so it is made at open.
 
-    `disk` is the disk that it shows, None for texts; below `new-identity` it is the original one.
+    `disk` is the disk that it shows, None for texts; below `new-identity` it is the original one. `edition` stands for all
+    that its bytes come from, empty for texts. A file that is `written` is a session's: its bytes come from there.
     """
 
     name: str
@@ -48,6 +49,9 @@ class File:
     mtime_ns: int
     extent_map: Callable[[], ExtentMap] = field(repr=False)
     disk: Disk | None = None
+    edition: bytes = b""
+    may_resize: bool = False
+    written: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +100,10 @@ def grow(catalog: Catalog, live: Iterable[Live] = ()) -> Tree:
     names = windows_names({client: client for client in by_client}, taken=(STATUS_DIRECTORY, README))
     clients = [_client(names[client], disks) for client, disks in by_client.items()]
     newest = max((client.mtime_ns for client in clients), default=0)
-    status_directory = _directory(STATUS_DIRECTORY, live, newest, STATUS_DIRECTORY)
+    status_directory = directory(STATUS_DIRECTORY, live, newest, STATUS_DIRECTORY)
     text = text_file(README, readme(_newest_disk(clients)), newest)
     entries: tuple[Node, ...] = (*clients, status_directory, text)
-    return Tree(_apart(Directory("", ROOT_INODE, newest, entries), {ROOT_INODE}), tuple(skipped))
+    return Tree(apart(Directory("", ROOT_INODE, newest, entries), {ROOT_INODE}), tuple(skipped))
 
 
 def _newest_disk(clients: Iterable[Directory]) -> str | None:
@@ -109,19 +113,22 @@ def _newest_disk(clients: Iterable[Directory]) -> str | None:
     return path
 
 
-def _apart(directory: Directory, taken: set[int]) -> Directory:
-    """The same directory, with other inodes for the files whose lower halves are `taken`; adds all that it has to those."""
+def apart(directory: Directory, taken: set[int]) -> Directory:
+    """The same directory, with other inodes for the files whose lower halves are `taken`; adds all that it has to those.
+
+    The inode of a file that is written to is known to clients and stays; it is for the caller to have it in `taken`.
+    """
     entries: list[Node] = []
     for node in directory.entries:
-        if isinstance(node, Live):
+        if isinstance(node, Live) or (isinstance(node, File) and node.written):
             entries.append(node)
             continue
         inode = node.inode
-        while inode & _LOWER_HALF in taken:
+        while inode & LOWER_HALF in taken:
             inode = identity.inode(identity.digest("apart", inode))
-        taken.add(inode & _LOWER_HALF)
+        taken.add(inode & LOWER_HALF)
         moved = node if inode == node.inode else replace(node, inode=inode)
-        entries.append(_apart(moved, taken) if isinstance(moved, Directory) else moved)
+        entries.append(apart(moved, taken) if isinstance(moved, Directory) else moved)
     return replace(directory, entries=tuple(entries))
 
 
@@ -130,10 +137,10 @@ def _client(name: str, disks: list[Disk]) -> Directory:
     stems = windows_names({disk.image.name: disk.image.stem for disk in disks}, taken=(NEW_IDENTITY,))
     plain = [_plain(stems[disk.image.name], disk) for disk in disks]
     renewed = (_renewed(stems[disk.image.name], disk) for disk in disks if renew.can_renew(disk))
-    return _directory(name, [*plain, _directory(NEW_IDENTITY, renewed, newest, f"{name}/{NEW_IDENTITY}")], newest, name)
+    return directory(name, [*plain, directory(NEW_IDENTITY, renewed, newest, f"{name}/{NEW_IDENTITY}")], newest, name)
 
 
-def _directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> Directory:
+def directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> Directory:
     return Directory(name, identity.inode(identity.digest("directory", path)), mtime_ns, tuple(entries))
 
 
@@ -148,8 +155,13 @@ def _renewed(stem: str, disk: Disk) -> File:
 def _file(stem: str, disk: Disk, edition: bytes, extent_map: Callable[[], ExtentMap]) -> File:
     container = wrap(disk)
     name = stem + container.suffix
-    inode = identity.inode(identity.digest("file", name, edition))
-    return File(name, inode, container.length, disk.image.raw.mtime_ns, extent_map, disk)
+    inode = file_inode(name, edition)
+    return File(name, inode, container.length, disk.image.raw.mtime_ns, extent_map, disk, edition, container.may_resize)
+
+
+def file_inode(name: str, edition: bytes, generation: int = 0) -> int:
+    """The inode of a disk's file. After a session was discarded it is another one: clients may remember its bytes."""
+    return identity.inode(identity.digest("file", name, edition, *([generation] if generation else [])))
 
 
 def text_file(name: str, text: str, mtime_ns: int) -> File:

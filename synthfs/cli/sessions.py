@@ -1,0 +1,140 @@
+"""`synthfs sessions`, `synthfs discard` and `synthfs keep`: the disks that somebody has written to."""
+
+import json
+import os
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from synthfs.cli.common import Json, out, print_json, printable, say
+from synthfs.cli.describe import iso
+from synthfs.cli.materialize import check_place, freeze, target
+from synthfs.engines.materialize import Reflink, prepare
+from synthfs.engines.session import source
+from synthfs.errors import MountError, NotFoundError, SynthfsError, TargetError
+from synthfs.extents import ExtentMap, FileRange
+from synthfs.host import mounts, probe
+from synthfs.host.control import Line, connected
+from synthfs.model import STATUS, STATUS_DIRECTORY
+from synthfs.plan.tree import NEW_IDENTITY
+from synthfs.units import human
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A disk of a running mount.")]
+Force = Annotated[bool, typer.Option("--force", help="Also while it is open: who has it open gets errors from then on.")]
+
+
+def sessions(
+    mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="A running mount.")],
+    as_json: Json = False,
+) -> None:
+    """List the disks of MOUNTPOINT that were written to."""
+    found = _status(_mount(mountpoint))["sessions"]
+    if as_json:
+        print_json([one | {"began": iso(one["began_ns"]), "written": iso(one["written_ns"])} for one in found])
+        return
+    if not found:
+        say(f"no disk of {mountpoint} was written to")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("DISK", "SINCE", "LAST WRITE", "OWN SPACE", "OPEN IN", "BACKUP"):
+        table.add_column(name, overflow="fold")
+    for one in sorted(found, key=lambda one: str(one["path"])):
+        space = "not known yet" if one["own_space"] is None else human(one["own_space"])
+        users = ", ".join(map(_process, one["open"])) or "-"
+        backup = "there" if one["backup"] else "deleted"
+        table.add_row(printable(one["path"]), iso(one["began_ns"]), iso(one["written_ns"]), space, users, backup)
+    out.print(table)
+
+
+def discard(file: File, force: Force = False) -> None:
+    """Go back to the backup: forget all that was written to FILE.
+
+    Afterwards FILE is the backup's disk again, under a new inode. If the backup was deleted meanwhile, FILE is gone.
+    """
+    mount, path = _place(file)
+    with connected(_scratch(mount)) as line:
+        _ask(line, do="discard", path=path, force=force)
+    say(f"{file} is {_now(file)}")
+
+
+def keep(
+    file: File,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to put it.")] = ".",
+    mode: Annotated[
+        Reflink,
+        typer.Option("--reflink", help="always: share the data or fail; auto: copy what cannot be shared; never: copy all."),
+    ] = Reflink.ALWAYS,
+    force: Force = False,
+) -> None:
+    """Make what was written to FILE a real file of its own, and FILE the backup's disk again.
+
+    The new file shares its blocks with the scratch file and the backup. An existing file is never replaced.
+    """
+    mount, path = _place(file)
+    scratch = _scratch(mount)
+    directory, name = target(output, _usual_name(path))
+    check_place(directory, mount.store)
+    if os.path.lexists(f"{directory}/{name}"):
+        raise TargetError(f"{directory}/{name} exists already; -o names another place")
+    with connected(scratch) as line:
+        found = source(scratch, _ask(line, do="keep", path=path, force=force)["scratch"])
+        with prepare(ExtentMap([FileRange(found, 0, found.size)]), directory, mode) as prepared:
+            freeze(prepared, name, force=False)
+        _ask(line, do="done")
+    say(f"{directory}/{name} has all that was written; {file} is {_now(file)}")
+
+
+def _now(file: str) -> str:
+    return "the disk of the backup again" if os.path.exists(file) else "gone, as its backup is"
+
+
+def _usual_name(path: str) -> str:
+    """What a materialized disk of this kind is called."""
+    *above, name = path.split("/")
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.{NEW_IDENTITY}{dot}{suffix}" if NEW_IDENTITY in above else name
+
+
+def _mount(mountpoint: str) -> mounts.Mount:
+    if found := mounts.at(mountpoint):
+        return found
+    raise MountError(f"{mountpoint} is no synthfs mount")
+
+
+def _place(file: str) -> tuple[mounts.Mount, str]:
+    """The mount that a file lies in, and its path there."""
+    mount = mounts.containing(file)
+    if mount is None:
+        raise NotFoundError(f"{file} lies in no synthfs mount")
+    return mount, mounts.resolve(file).removeprefix(f"{mount.mountpoint}/")
+
+
+def _status(mount: mounts.Mount) -> dict[str, Any]:
+    told = probe.read(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
+    if told is None:
+        raise MountError(f"{mount.mountpoint} does not answer; `synthfs umount {mount.mountpoint}` clears it away")
+    return dict(json.loads(told))
+
+
+def _scratch(mount: mounts.Mount) -> str:
+    """The scratch directory of a mount."""
+    if found := _status(mount)["scratch"]:
+        return str(found)
+    raise MountError(f"{mount.mountpoint} is read-only; `synthfs mount --writable SCRATCH` lets disks be written to")
+
+
+def _ask(line: Line, **request: Any) -> dict[str, Any]:
+    """The answer of the mount. Raises the error that it tells of."""
+    answer = line.ask(**request)
+    if "error" in answer:
+        kinds = {kind.exit_code: kind for kind in SynthfsError.__subclasses__()}
+        raise kinds.get(answer["code"], SynthfsError)(answer["error"])
+    return answer
+
+
+def _process(number: int) -> str:
+    with suppress(OSError), open(f"/proc/{number}/comm") as comm:
+        return f"{comm.read().strip()} ({number})"
+    return str(number)

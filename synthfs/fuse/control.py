@@ -1,0 +1,207 @@
+"""What becomes of sessions: discarded, kept elsewhere, given up for their age; and what is to be told of them.
+
+To end a session takes four steps, in this order: nobody gets anything of it any more; the scratch file goes, in a thread;
+the tree shows the backup under another inode; the kernel forgets the old one, in a thread and not waited for without bound.
+
+Verbs ask through a socket in the scratch directory (`host/control`), whose owner alone may connect:
+
+    {"do": "discard", "path": …, "force": …}          {"done": true}
+    {"do": "keep", "path": …, "force": …}             {"scratch": NAME, …}, and nobody can open the disk
+    {"do": "done"} on the same connection             {"done": true}: it was copied, and is discarded. A connection that
+                                                      ends instead brings the session back
+
+Not for: writing (`fuse/writing`), copying (`cli/sessions`). Units: seconds.
+"""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyfuse3
+import trio
+
+from synthfs.engines.session import Written
+from synthfs.errors import BusyError, NotFoundError, SynthfsError
+from synthfs.fuse.refresh import NOTIFY_LIMIT, Refresher
+from synthfs.fuse.writing import WritableOperations
+from synthfs.host import control, reflink
+from synthfs.plan.tree import File, find
+
+log = logging.getLogger(__name__)
+
+_PAUSE = 2.0
+"""Between looks at what the sessions take and how old they are."""
+
+Facts = dict[str, Any]
+
+
+class Control:
+    """Ends sessions of `operations`. Those that nobody wrote to for `max_age` are discarded unless open; 0 keeps all."""
+
+    def __init__(self, operations: WritableOperations, refresher: Refresher, max_age: float) -> None:
+        self._operations = operations
+        self._scratch = operations.scratch
+        self._refresher = refresher
+        self._max_age = max_age
+
+    async def run(self) -> None:
+        """Answers requests, and keeps house, until it is cancelled."""
+        listener = control.listen(self._scratch.fd)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_house)
+                accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+                await trio.serve_listeners(self._converse, [accepting], handler_nursery=nursery)
+        finally:
+            control.hang_up(self._scratch.fd)
+
+    async def discard(self, path: str, force: bool) -> None:
+        """Ends a session for good. Raises NotFoundError without one, BusyError where it is open, unless by `force`."""
+        with self._ending(path, force) as written:
+            await self._discard(written)
+
+    async def _discard(self, written: Written) -> None:
+        await trio.to_thread.run_sync(self._scratch.discard, written)
+        self._operations.remove(written)
+        await self._refresher.show()
+        with trio.move_on_after(NOTIFY_LIMIT):
+            await trio.to_thread.run_sync(_forget, written.session.inode, abandon_on_cancel=True)
+        log.info("%s was discarded", written.session.path)
+
+    @contextmanager
+    def _ending(self, path: str, force: bool) -> Iterator[Written]:
+        """A session that is about to go, out of everybody's reach; if it is still there at the end, it goes on."""
+        written = self._named(path)
+        inode = written.session.inode
+        if (users := self._operations.openers(inode)) and not force:
+            processes = ", ".join(map(str, sorted(set(users))))
+            raise BusyError(f"{path} is open in process {processes}; close it there, or add --force, which breaks it off")
+        self._operations.end(written)
+        try:
+            yield written
+        finally:
+            if inode in self._scratch:
+                self._operations.revive(written)
+
+    def _named(self, path: str) -> Written:
+        node = find(self._operations.tree, path)
+        written = self._scratch.get(node.inode) if isinstance(node, File) else None
+        if written is None:
+            raise NotFoundError(f"{path} is not written to; `synthfs sessions` lists what is")
+        if self._operations.is_ending(written):
+            raise BusyError(f"{path} is being discarded or kept by somebody else")
+        return written
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        """Answers the requests of one connection. Whatever goes wrong with it is its own affair."""
+        lines = _Lines(stream)
+        with contextlib.suppress(trio.BrokenResourceError):
+            async with stream:
+                while (request := await lines.next()) is not None:
+                    try:
+                        answer = await self._answer(request, lines)
+                    except SynthfsError as error:
+                        answer = {"error": str(error), "code": error.exit_code}
+                    except Exception:
+                        log.exception("bug in answering %r, please report it", request)
+                        answer = {"error": "the mount failed to do it; its log has more", "code": 1}
+                    await lines.send(answer)
+
+    async def _answer(self, request: Facts, lines: "_Lines") -> Facts:
+        match request:
+            case {"do": "discard", "path": str(path), "force": bool(force)}:
+                await self.discard(path, force)
+            case {"do": "keep", "path": str(path), "force": bool(force)}:
+                with self._ending(path, force) as written:
+                    await lines.send({"scratch": written.name, "path": written.session.path})
+                    if await lines.next() != {"do": "done"}:
+                        return {"error": f"{path} was not kept, and goes on", "code": 1}
+                    await self._discard(written)
+            case _:
+                return {"error": "this mount does not know how to do that", "code": 2}
+        return {"done": True}
+
+    async def _keep_house(self) -> None:
+        while True:
+            await trio.sleep(_PAUSE)
+            for written in self._scratch:
+                if written.counted_at != written.file.mtime_ns:
+                    await trio.to_thread.run_sync(_count, written)
+                if self._max_age and _age(written) > self._max_age:
+                    await self._give_up(written)
+
+    async def _give_up(self, written: Written) -> None:
+        try:
+            await self.discard(written.session.path, force=False)
+        except (BusyError, NotFoundError):
+            pass  # in use, or going already: it is looked at again
+        except SynthfsError as error:
+            self._operations.report(error)
+
+
+class _Lines:
+    """JSON objects, one a line, over a stream."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+
+    async def next(self) -> Facts | None:
+        """The next object; None at the end, and for what is none."""
+        while b"\n" not in self._buffer and len(self._buffer) < control.MAX_LINE:
+            part = await self._stream.receive_some(control.MAX_LINE)
+            if not part:
+                return None
+            self._buffer += part
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        return request if isinstance(request, dict) else None
+
+    async def send(self, answer: Facts) -> None:
+        await self._stream.send_all(json.dumps(answer).encode() + b"\n")
+
+
+def facts(operations: WritableOperations) -> list[Facts]:
+    """Every session, for `status.json`. Sizes are bytes, times nanoseconds since 1970 UTC."""
+    return [
+        {
+            "path": written.session.path,
+            "image": written.session.image,
+            "scratch": written.file.path,
+            "began_ns": written.session.began_ns,
+            "written_ns": written.file.mtime_ns,
+            "length": written.file.length,
+            "own_space": written.own_space,
+            "generation": written.session.generation,
+            "open": sorted(set(operations.openers(written.session.inode))),
+            "backup": operations.has_backup(written),
+        }
+        for written in operations.scratch
+    ]
+
+
+def _age(written: Written) -> float:
+    """Seconds since the last write."""
+    return (time.time_ns() - max(written.session.began_ns, written.file.mtime_ns)) / 1e9
+
+
+def _count(written: Written) -> None:
+    """In a thread: how much a session has of its own."""
+    at = written.file.mtime_ns
+    with contextlib.suppress(SynthfsError):
+        written.own_space = reflink.own_space(written.file.path)
+    written.counted_at = at
+
+
+def _forget(inode: int) -> None:
+    """Makes the kernel drop all that it has of a file. That it has nothing is normal."""
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(inode))

@@ -1,0 +1,77 @@
+"""The line on which a verb asks a running mount to do something: a socket in its scratch directory, for its owner alone.
+
+One JSON object a line, a request and its answer in turns. Who may connect is who may write to the socket (mode 0600).
+A socket that a killed mount left is replaced by the next, which holds the directory's lock. Its address goes through
+/proc/self/fd, since a socket's path ends at 107 bytes. Not for: what is asked (`fuse/control`). Source: unix(7).
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from synthfs.errors import MountError
+
+NAME = ".control"
+MAX_LINE = 65536
+
+
+def listen(directory_fd: int) -> socket.socket:
+    """The socket to accept requests on, in an open directory."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(NAME, dir_fd=directory_fd)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(f"/proc/self/fd/{directory_fd}/{NAME}")
+    finally:
+        os.umask(before)
+    listener.listen(16)
+    return listener
+
+
+def hang_up(directory_fd: int) -> None:
+    """Takes the socket away at the end."""
+    with contextlib.suppress(OSError):
+        os.unlink(NAME, dir_fd=directory_fd)
+
+
+class Line:
+    """A connection to a mount."""
+
+    def __init__(self, channel: socket.socket, directory: str) -> None:
+        self._channel = channel
+        self._directory = directory
+        self._answers = channel.makefile("rb")
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to one request. Raises MountError where there is none."""
+        try:
+            self._channel.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(self._answers.readline(MAX_LINE))
+        except (OSError, ValueError) as error:
+            raise MountError(f"the mount with the scratch directory {self._directory} ended or does not answer") from error
+        return dict(answer)
+
+
+@contextmanager
+def connected(directory: str, limit: float = 60.0) -> Iterator[Line]:
+    """A line to the mount whose scratch directory is `directory`. Raises MountError."""
+    try:
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MountError(f"the scratch directory {directory} cannot be entered: {error.strerror}") from error
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)) as channel:
+        channel.settimeout(limit)
+        try:
+            channel.connect(f"/proc/self/fd/{fd}/{NAME}")
+        except PermissionError:
+            raise MountError(f"{directory}/{NAME} is for the owner of the mount alone; become that user, or root") from None
+        except OSError as error:
+            raise MountError(f"no mount answers at {directory}/{NAME}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+        yield Line(channel, directory)

@@ -1,0 +1,90 @@
+"""Sessions in the tree: disks that somebody has written to keep name and inode, whatever becomes of their backups.
+
+    the backup is there                  the session is shown in its place
+    the backup is gone                   the session is shown where it was
+    another backup has its name now      that one is shown under a name with a tag beside it: a session is never
+                                         attached to another edition than its own
+
+After a session was discarded the backup is shown under a new inode. Not for: what a session holds (`engines/session`).
+"""
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
+
+from synthfs.extents import ExtentMap
+from synthfs.model import Session, Sessions
+from synthfs.plan.disk import Disk
+from synthfs.plan.tree import LOWER_HALF, ROOT_INODE, Directory, File, Node, Tree, apart, directory, file_inode, walk
+
+
+def with_sessions(tree: Tree, sessions: Sessions) -> Tree:
+    """The same tree with all sessions in it, and with the inodes that discarded ones have left."""
+    places = [(tuple(session.path.split("/")), session) for session in sessions.present]
+    editions = {session.edition for session in sessions.present}
+    disks = {node.edition: node.disk for _, node in walk(tree.root) if isinstance(node, File) and node.edition in editions}
+    root = _placed(tree.root, "", places, _World(sessions.generations, editions, disks))
+    taken = {ROOT_INODE, *(session.inode & LOWER_HALF for session in sessions.present)}
+    return replace(tree, root=apart(root, taken))
+
+
+_Places = list[tuple[tuple[str, ...], Session]]
+"""Sessions with what is left of their paths, from one directory on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What is the same in every directory: generations, what is written to, and those of its disks whose backups are there."""
+
+    generations: Mapping[bytes, int]
+    written: Set[bytes]
+    disks: Mapping[bytes, Disk | None]
+
+
+def _placed(here: Directory, path: str, places: _Places, world: _World) -> Directory:
+    mine = {_fold(names[0]): session for names, session in places if len(names) == 1}
+    below = {_fold(names[0]): names[0] for names, _ in places if len(names) > 1}
+    entries: list[Node] = []
+    for node in here.entries:
+        match node:
+            case Directory(name):
+                below.pop(_fold(name), None)
+                entries.append(_placed(node, f"{path}/{name}", _inside(name, places), world))
+            case File() if node.edition in world.written:
+                pass  # shown below, at the place that its session remembers
+            case File() if node.edition:
+                entries.append(_shown(node, world.generations.get(node.edition, 0), _fold(node.name) in mine))
+            case _:
+                entries.append(node)
+    for name in below.values():
+        inside = _inside(name, places)
+        empty = directory(name, (), max(session.mtime_ns for _, session in inside), f"{path}/{name}".lstrip("/"))
+        entries.append(_placed(empty, f"{path}/{name}", inside, world))
+    written = (_file(session, world.disks.get(session.edition)) for session in mine.values())
+    return replace(here, entries=(*entries, *written))
+
+
+def _inside(name: str, places: Iterable[tuple[tuple[str, ...], Session]]) -> _Places:
+    return [(names[1:], session) for names, session in places if len(names) > 1 and _fold(names[0]) == _fold(name)]
+
+
+def _shown(node: File, generation: int, name_is_taken: bool) -> File:
+    if not generation and not name_is_taken:
+        return node
+    stem, dot, suffix = node.name.rpartition(".")
+    name = f"{stem}~{node.edition.hex()[:8]}{dot}{suffix}" if name_is_taken else node.name
+    return replace(node, name=name, inode=file_inode(name, node.edition, generation))
+
+
+def _file(session: Session, disk: Disk | None) -> File:
+    name = session.path.rpartition("/")[2]
+    what = session.length, session.mtime_ns, _no_map, disk, session.edition, session.may_resize
+    return File(name, session.inode, *what, written=True)
+
+
+def _no_map() -> ExtentMap:
+    raise ValueError("the bytes of a session are not those of a map")
+
+
+def _fold(name: str) -> str:
+    """Names that Windows takes for one are one."""
+    return name.casefold()
