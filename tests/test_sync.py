@@ -155,6 +155,16 @@ class TestPlaces:
             assert (done.returncode, len(done.stderr.splitlines())) == (EXISTS, 1), done.stderr
         assert list(freezer.store.rglob("*.vhd")) == []
 
+    def test_link_into_the_store(self, freezer: Freezer) -> None:
+        """A client's folder that is a link into the store is refused, and the disks of the others are made."""
+        for client in ("pc", "mac"):
+            freezer.backup(client, 1)
+        (freezer.frozen / "pc").symlink_to(freezer.store / "pc")
+        done = freezer.sync(check=False)
+        assert (done.returncode, "UrBackup's storage" in done.stderr) == (PARTIAL, True)
+        assert list(freezer.store.rglob("*.vhd")) == []
+        assert freezer.files() == [f"mac/{named(1)}"]
+
     def test_no_directory(self, freezer: Freezer) -> None:
         """A directory that is not there is one line: it may be a file system that is not mounted."""
         freezer.backup("pc", 1)

@@ -102,11 +102,14 @@ class _Run:
 
     def check_place(self) -> None:
         """Raises TargetError for a directory that is not there, or where UrBackup's clean-up would find it."""
-        root = self._catalog.store.root
-        if f"{self._directory}/".startswith(f"{root}/"):
-            raise TargetError(f"{self._directory} lies in UrBackup's storage, whose clean-up deletes what it does not know")
+        self._keep_out(self._directory)
         if not os.path.isdir(self._directory):
             raise TargetError(f"{self._directory} is no directory; make one with `mkdir -p`")
+
+    def _keep_out(self, directory: str) -> None:
+        """Raises TargetError inside the store, by whatever links `directory` leads there."""
+        if f"{os.path.realpath(directory)}/".startswith(f"{self._catalog.store.root}/"):
+            raise TargetError(f"{directory} lies in UrBackup's storage, whose clean-up deletes what it does not know")
 
     def plan(self, form: str, keep: int, client: str, prune_anyway: bool) -> SyncPlan:
         root = self._catalog.store.root
@@ -159,6 +162,7 @@ class _Run:
         if not self._dry_run:
             self._make_room(plan)
             client_directory = os.path.dirname(path)
+            self._keep_out(client_directory)
             try:
                 os.makedirs(client_directory, exist_ok=True)
             except OSError as error:
