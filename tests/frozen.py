@@ -61,6 +61,14 @@ def extents(scope: Scope, file: Path) -> list[Extent]:
     return found
 
 
+def exclusive(scope: Scope, file: Path) -> int:
+    """Bytes that no other file shares, by FIEMAP."""
+    need.tool("filefrag")
+    listed = scope.run(["filefrag", "-v", "-b1", file]).stdout
+    found = re.findall(r"^ *\d+: *\d+\.\. *\d+: *\d+\.\. *\d+: *(\d+):(.*)$", listed, re.MULTILINE)
+    return sum(int(length) for length, flags in found if "shared" not in flags)
+
+
 def volume_extents(scope: Scope, file: Path, start: int, length: int) -> list[Extent]:
     """The extents of the whole blocks of a volume that begins at `start` in a file, counted from there."""
     end, found = start + length // BLOCK * BLOCK, []

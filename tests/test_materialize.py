@@ -11,7 +11,7 @@ import pytest
 
 import need
 import sampledisks
-from frozen import BLOCK, Frozen, adds_up, extents, has_c, materialize, parts, refused_to_copy, volume_extents
+from frozen import BLOCK, Frozen, adds_up, exclusive, extents, has_c, materialize, parts, refused_to_copy, volume_extents
 from lab import Lab, Scope
 from makeimage import HEADER
 from makestore import Store
@@ -77,6 +77,7 @@ class TestSharing:
             shared = volume_extents(scope, image.raw, HEADER, image.length)
             assert shared
             assert volume_extents(scope, target, disk.partition(number).start, image.length) == shared
+        assert exclusive(scope, target) == done["new_space"]
         assert read_right(scope, target, disk)
 
     def test_unaligned_disk(self, scope: Scope) -> None:

@@ -25,7 +25,7 @@ from makestore import Image, Store
 from onmount import read_right
 from processes import Argument, wait_until
 
-EXISTS = 8
+EXISTS = TARGET_FAILED = 8
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +43,28 @@ def back_up(mounted: Path, disk: OriginalDisk) -> tuple[Image, Path]:
     return image, out
 
 
+def made(scope: Scope, filesystem: str) -> Path:
+    return scope.btrfs() if filesystem == "btrfs" else scope.xfs()
+
+
 def command(image: Image, out: Path, *options: str) -> list[Argument]:
     return [sys.executable, "-m", "synthfs", "materialize", image.raw, "-o", out, *options]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("filesystem", ["btrfs", "xfs"])
-def test_killed_at_any_moment(scope: Scope, disk: OriginalDisk, filesystem: str) -> None:
-    """SIGKILL at 100 moments leaves nothing or the whole file, and nothing else: at random times, not at system calls."""
-    image, out = back_up(scope.btrfs() if filesystem == "btrfs" else scope.xfs(), disk)
+@pytest.mark.parametrize(
+    ("filesystem", "times"),
+    [("xfs", 10), pytest.param("btrfs", 100, marks=pytest.mark.slow), pytest.param("xfs", 100, marks=pytest.mark.slow)],
+)
+def test_killed_at_any_moment(scope: Scope, disk: OriginalDisk, filesystem: str, times: int) -> None:
+    """SIGKILL at that many moments leaves nothing or the whole file, and nothing else: at random times, not at system calls."""
+    image, out = back_up(made(scope, filesystem), disk)
     name = f"{image.raw.stem}.vhd"
     began = time.monotonic()
     scope.run(command(image, out, "--reflink", "never"))
     whole = time.monotonic() - began
     (out / name).unlink()
     dice, left = random.Random(20260301), 0
-    for number in range(100):
+    for number in range(times):
         child = subprocess.Popen(command(image, out, "--reflink", "never"), env=scope.environment, stderr=subprocess.DEVNULL)
         time.sleep(dice.uniform(0.2, 1.2) * whole)
         child.send_signal(signal.SIGKILL)
@@ -69,7 +75,7 @@ def test_killed_at_any_moment(scope: Scope, disk: OriginalDisk, filesystem: str)
             left += 1
             assert read_right(scope, out / name, disk)
             (out / name).unlink()
-    print(f"{filesystem}: killed 100 times, {left} whole files")
+    print(f"{filesystem}: killed {times} times, {left} whole files")
 
 
 @pytest.mark.parametrize("call", ["linkat", "fsync"])
@@ -109,9 +115,10 @@ def test_power_cut(scope: Scope, disk: OriginalDisk, call: str) -> None:
         assert read_right(scope, out / name, disk)
 
 
-def test_two_at_once(scope: Scope, disk: OriginalDisk) -> None:
+@pytest.mark.parametrize("filesystem", ["btrfs", "xfs"])
+def test_two_at_once(scope: Scope, disk: OriginalDisk, filesystem: str) -> None:
     """Of two runs for one name one makes the file, and the other says that it is there."""
-    image, out = back_up(scope.btrfs(), disk)
+    image, out = back_up(made(scope, filesystem), disk)
     log = scope.path() / "log"
     both = [scope.start(command(image, out, "--reflink", "never"), log=log) for _ in range(2)]
     codes = sorted(run.wait(60) for run in both)
@@ -119,6 +126,34 @@ def test_two_at_once(scope: Scope, disk: OriginalDisk) -> None:
     (line,) = [line for line in log.read_text().splitlines() if line.startswith("synthfs:")]
     assert "exists already" in line
     assert [path.name for path in out.iterdir()] == [f"{image.raw.stem}.vhd"]
+    assert read_right(scope, out / f"{image.raw.stem}.vhd", disk)
+
+
+@pytest.mark.parametrize("filesystem", ["btrfs", "xfs"])
+def test_full(scope: Scope, disk: OriginalDisk, filesystem: str) -> None:
+    """A disk that somebody else fills up in the middle of a copy: one line, and nothing is left."""
+    need.tool("strace")
+    mounted = made(scope, filesystem)
+    image, out = back_up(mounted, disk)
+    log, trace = scope.path() / "log", scope.path() / "strace.log"
+    strace: list[Argument] = ["strace", "-f", "-o", trace, "-e", "trace=pwrite64"]
+    inject = ["-e", "inject=pwrite64:signal=SIGSTOP:when=2"]
+    run = scope.start([*strace, *inject, *command(image, out, "--reflink", "never")], log=log)
+    stopped = re.compile(r"^(\d+) +--- stopped by SIGSTOP ---$", re.MULTILINE)
+    assert wait_until(lambda: trace.exists() and bool(stopped.search(trace.read_text())), 30.0), log.read_text()
+    found = stopped.search(trace.read_text())
+    assert found
+    filler = mounted / "filler"
+    for size in ("1M", "4k"):
+        scope.run(["dd", "if=/dev/zero", f"of={filler}", f"bs={size}", "conv=notrunc,fsync", "oflag=append"], check=False)
+    os.kill(int(found[1]), signal.SIGCONT)
+    assert run.wait(30) == TARGET_FAILED, log.read_text()
+    (line,) = log.read_text().splitlines()
+    assert "No space left" in line
+    assert list(out.iterdir()) == []
+    filler.unlink()
+    scope.run(["sync", "-f", mounted])
+    scope.run([*command(image, out)])
     assert read_right(scope, out / f"{image.raw.stem}.vhd", disk)
 
 

@@ -149,10 +149,12 @@ class TestSpace:
 
 
 class TestPublishing:
-    def test_order(self, scope: Scope, mounted: Path, disk: OriginalDisk) -> None:
+    @pytest.mark.parametrize("filesystem", ["btrfs", "xfs"])
+    def test_order(self, scope: Scope, mounted: Path, disk: OriginalDisk, filesystem: str) -> None:
         """The file is complete and on disk before it gets its name, and the name is on disk before the end."""
-        image = back_up(mounted, disk, "order")[0]
-        out = scope_out(mounted, "out-order")
+        place = mounted if filesystem == "btrfs" else scope.xfs()
+        image = back_up(place, disk, "order")[0]
+        out = scope_out(place, "out-order")
         calls = traced(scope, command(image, out), "pwrite64,ioctl,fsync,fdatasync,link,linkat,rename,renameat2")
         name = f"{image.raw.stem}.vhd"
         (last_data,) = [n for n, line in enumerate(calls) if re.match(r"(pwrite64|ioctl\(.*FICLONERANGE)", line)][-1:]
