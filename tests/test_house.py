@@ -104,6 +104,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.cli.mount": (5, WORLD),
     "synthfs.cli.boot": (5, WORLD),
     "synthfs.cli.share": (5, WORLD),
+    "synthfs.cli.picture": (5, WORLD),
     "synthfs.cli.show": (5, WORLD),
     "synthfs.cli.status": (5, WORLD),
     "synthfs.cli.sync": (5, WORLD),

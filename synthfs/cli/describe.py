@@ -3,12 +3,14 @@
 Sizes and offsets are bytes, times are ISO 8601 in UTC. Not for: layout on a terminal (`cli/list`, `cli/show`).
 """
 
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from synthfs.errors import UnsupportedError
+from synthfs.errors import SourceError, UnsupportedError
 from synthfs.extents import Bytes, ExtentMap, FileRange, Zero
 from synthfs.formats import bootsector
+from synthfs.host.files import OpenSource
 from synthfs.model import Note, Skipped
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import wrap
@@ -86,12 +88,34 @@ def _partition_facts(content: Content) -> Facts:
         facts |= {
             "content": "image",
             "image": volume.image.name,
+            "letter": volume.image.letter,
+            "stamp": volume.image.stamp,
             "time": iso(volume.image.raw.mtime_ns),
             "file_system": bootsector.file_system(volume.image.boot),
             "image_length": volume.length,
+            "synthesized": sum(e.length for _, e in volume.extents() if isinstance(e, Bytes)),
             "age": content.age,
         }
     return facts
+
+
+def table_facts(disk: Disk) -> list[Facts]:
+    """What is made in memory beside the partitions; `from` says whose bytes these are."""
+    origin = "made up" if disk.layout.made_up else f"after {disk.image.name.rpartition('/')[2]}.mbr"
+    return [
+        {"name": name, "offset": offset, "length": len(data), "from": origin} for name, offset, data in disk.layout.tables
+    ]
+
+
+def data_of(disk: Disk) -> dict[int, list[tuple[int, int]]]:
+    """Offset and length of the data in each partition that has an image; a backup that is gone by now is left out."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for content in disk.contents:
+        if volume := content.volume:
+            with suppress(SourceError), closing(OpenSource(volume.image.raw)) as file:
+                ranges = list(file.data_ranges(volume.offset, volume.length))
+                found[content.partition.number] = [(at - volume.offset, length) for at, length in ranges]
+    return found
 
 
 def note_facts(note: Note) -> Facts:

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 and 3 to 10 an error that its one line explains (`errors.p
 not understood; 70 a bug, with a traceback; 130 interrupted.
 """
 
+import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -79,6 +80,9 @@ def main() -> None:
 
 def run(arguments: Callable[[], list[str] | None]) -> None:
     """Runs the command line that `arguments` gives, if any, and ends the process with the right code."""
+    # Not every terminal can show every name: it gets a question mark rather than an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         words = arguments()
         if words is not None:

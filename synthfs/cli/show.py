@@ -1,18 +1,21 @@
-"""`synthfs show`: one disk's layout, as a picture of its partitions to scale and a table of where each comes from."""
+"""`synthfs show`: one disk as a picture of its partitions to scale, and for each where its bytes come from."""
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from synthfs.cli import picture
 from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, out, print_json, printable
-from synthfs.cli.describe import Facts, disk_facts, extent_facts
+from synthfs.cli.describe import Facts, data_of, disk_facts, extent_facts, table_facts
+from synthfs.cli.picture import Cell
 from synthfs.plan.container import wrap
 from synthfs.units import human
 
-_STYLES = ("cyan", "green", "yellow", "magenta", "blue")
-_NARROWEST = 5
+_WIDEST = 120
 
 
 def show(
@@ -24,16 +27,21 @@ def show(
 ) -> None:
     """Show the layout of the disk that IMAGE belongs to."""
     disk = find_disk(image, database, alone)
-    facts = disk_facts(disk)
+    data = data_of(disk)
+    facts = disk_facts(disk) | {"tables": table_facts(disk)}
+    for partition in facts["partitions"]:
+        if (ranges := data.get(partition["number"])) is not None:
+            used = sum(length for _, length in ranges)
+            partition |= {"data": used, "holes": partition["image_length"] - used}
     if extents:
         facts["extents"] = extent_facts(wrap(disk).extent_map())
     if as_json:
         print_json(facts)
         return
-    title = f"{facts['client']} · {facts['name']} · {human(facts['length'])} · {facts['scheme']} {facts['disk_id'] or ''}"
-    out.print(printable(title), style="bold", soft_wrap=True)
-    out.print(_picture(facts, min(out.width, 100)))
-    out.print(_partitions(facts))
+    _print_title(facts)
+    _print_picture(facts, data)
+    out.print(_parts(facts))
+    out.print()
     for container in facts["containers"]:
         out.print(f"{container['format']}: {printable(container['file'])}, {container['length']} bytes")
     if facts["not_mounted"]:
@@ -44,42 +52,96 @@ def show(
         out.print(_extents(facts))
 
 
-def _picture(facts: Facts, width: int) -> Text:
-    """The disk as one bar: a cell for each partition, as wide as its share, but wide enough for its number."""
-    partitions = facts["partitions"]
-    room = max(width - len(partitions) * (_NARROWEST + 1) - 1, 0)
-    whole = sum(partition["length"] for partition in partitions) or 1
-    top, bar, bottom = Text("┌"), Text("│"), Text("└")
-    for index, partition in enumerate(partitions):
-        cell = _NARROWEST + room * partition["length"] // whole
-        zero = partition["content"] == "zero"
-        label = f"{partition['number']} {human(partition['length'])}"
-        label = (label if len(label) <= cell else str(partition["number"])).center(cell, "·" if zero else " ")
-        last = index == len(partitions) - 1
-        top.append("─" * cell + ("┐" if last else "┬"))
-        bar.append(label, style="dim" if zero else f"reverse {_STYLES[index % len(_STYLES)]}").append("│")
-        bottom.append("─" * cell + ("┘" if last else "┴"))
-    return Text("\n").join((top, bar, bottom))
+def _print_title(facts: Facts) -> None:
+    title = Text(printable(f"{facts['client']} · {facts['name']}"), style="bold")
+    out.print(title.append(f" · {_time(facts['stamp'])}", style="not bold"), soft_wrap=True)
+    sectors = "" if facts["sector_size"] == 512 else f", sectors of {facts['sector_size']} bytes"
+    used = sum(partition.get("data", 0) for partition in facts["partitions"])
+    what = f"{facts['scheme']} {facts['disk_id'] or 'without an id'}{sectors}"
+    out.print(f"{human(facts['length'])}, {human(used)} of it data · {what}", soft_wrap=True)
 
 
-def _partitions(facts: Facts) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, right in (("#", True), ("START", True), ("SIZE", True), ("TYPE", False), ("LABEL", False), ("FROM", False)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "FROM")
+def _print_picture(facts: Facts, data: dict[int, list[picture.Range]]) -> None:
+    glyphs = picture.UNICODE if out.encoding.startswith("utf") else picture.ASCII
+    width = min(out.width, _WIDEST)
+    cells = list(_cells(facts, data))
+    out.print(picture.draw(cells, width, glyphs))
+    out.print(glyphs.legend, style="dim")
+    if missing := picture.left_out(cells, width):
+        out.print(f"{missing} small partition{' is' if missing == 1 else 's are'} not drawn", style="dim")
+    out.print()
+
+
+def _cells(facts: Facts, data: dict[int, list[picture.Range]]) -> Iterator[Cell]:
+    end = 0
+    for partition in sorted(facts["partitions"], key=lambda each: each["start"]):
+        if partition["start"] > end:
+            yield Cell(partition["start"] - end, "")
+        end = partition["start"] + partition["length"]
+        title, size = f"{partition['number']} {_name(partition)}", human(partition["length"])
+        yield Cell(partition["length"], title, size, data.get(partition["number"]), _style(partition))
+    if facts["length"] > end:
+        yield Cell(facts["length"] - end, "")
+
+
+def _style(partition: Facts) -> str:
+    if partition["content"] == "zero":
+        return "dim"
+    return picture.STYLES[(partition["number"] - 1) % len(picture.STYLES)]
+
+
+def _name(partition: Facts) -> str:
+    """What a person calls it: the drive's letter, or what the table calls it."""
+    letter = partition.get("letter")
+    return f"{letter}:" if letter and len(letter) == 1 else letter or partition["label"] or partition["type"]
+
+
+def _parts(facts: Facts) -> Table:
+    """For each partition what it is and where it comes from, and the same of what lies beside them."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
     for partition in facts["partitions"]:
-        origin = "zero: not imaged"
-        if partition["content"] == "image":
-            system = f" ({partition['file_system']})" if partition["file_system"] else ""
-            origin = f"{partition['image'].rpartition('/')[2]}{system}"
-        table.add_row(
-            str(partition["number"]),
-            human(partition["start"]),
-            human(partition["length"]),
-            partition["type"],
-            printable(partition["label"]),
-            printable(origin),
-        )
+        text = Text(printable(_name(partition)), style="bold")
+        place = f"{human(partition['length'])} at {human(partition['start'])}"
+        text.append(printable(" · ".join(("", *_words(partition), place))), style="not bold")
+        text.append(f"\n{printable(_origin(partition))}", style="not bold")
+        table.add_row(Text(str(partition["number"]), style=f"bold {_style(partition)}"), text)
+    if facts["tables"]:
+        names = dict.fromkeys(one["name"].removesuffix(" header").removesuffix(" entries") for one in facts["tables"])
+        size = human(sum(one["length"] for one in facts["tables"]))
+        table.add_row("", Text(printable(f"{', '.join(names)} · {size} synthesized, {facts['tables'][0]['from']}")))
     return table
+
+
+def _words(partition: Facts) -> Iterator[str]:
+    """What else there is to say of it: the label, the type unless the label repeats it, and the file system."""
+    label, kind, name = partition["label"], partition["type"], _name(partition)
+    if label not in ("", name):
+        yield label
+    if kind != name and kind.lower() not in label.lower():
+        yield kind
+    if partition.get("file_system"):
+        yield partition["file_system"]
+
+
+def _origin(partition: Facts) -> str:
+    if partition["content"] == "zero":
+        return "zero: not imaged"
+    file = partition["image"].rpartition("/")[2].removesuffix(".raw")
+    used = "where its data are is not known"
+    if "data" in partition:
+        used = f"{human(partition['data'])} data, {human(partition['holes'])} holes"
+    made = f", {human(partition['synthesized'])} synthesized" if partition["synthesized"] else ""
+    return f"{file}, {_time(partition['stamp'])}: {used}{made}"
+
+
+def _time(stamp: str) -> str:
+    """A stamp of UrBackup's, in the server's local time, as a person writes it."""
+    try:
+        return datetime.strptime(stamp, "%y%m%d-%H%M").strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return stamp
 
 
 def _extents(facts: Facts) -> Table:
