@@ -8,9 +8,10 @@ Not for: changing anybody's configuration.
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synthfs.errors import NotFoundError, UnsupportedError
@@ -22,10 +23,8 @@ _STANZA = """\
 [{name}]
     # The directory above the mount: on the mount itself, clients would keep a dead directory when synthfs restarts.
     path = {parent}
-    # Nothing there can be written to; this also keeps Windows from asking.
-    read only = yes
-    # Backups hold everything; Windows refuses guests anyway.
-    valid users = @{group}
+{writing}    # Backups hold everything; Windows refuses guests anyway.
+    valid users = @{group}{writers}
     # The mount lets this group in, and nobody else.
     force group = {group}
     # Permissions of Linux users mean nothing to Windows and confuse Explorer (a "corrupt" recycle bin).
@@ -39,6 +38,18 @@ _STANZA = """\
     # Left at their defaults on purpose: oplocks, smb2 leases, durable handles, kernel oplocks, aio read size.
 """
 
+_READING = """\
+    # Nothing there can be written to; this also keeps Windows from asking.
+    read only = yes
+"""
+_WRITING = """\
+    # These may write to disks, and everybody else only reads them.
+    write list ={writers}
+    read only = yes
+    # The mount keeps no permission bits for DOS attributes to be stored in.
+    map archive = no
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -48,12 +59,21 @@ class Finding:
     text: str
 
 
-def stanza(mountpoint: str, group: str, name: str = "backups") -> str:
-    """The share for a mount at `mountpoint` whose files belong to `group`. Raises UnsupportedError at the top directory."""
+def stanza(mountpoint: str, group: str, name: str = "backups", writers: Sequence[str] = ()) -> str:
+    """The share for a mount at `mountpoint` whose files belong to `group`, and that `writers` may write to.
+
+    A writer is a user, or with `@` before it a group. Raises UnsupportedError at the top directory, and for what smb.conf would
+    take for more than one name.
+    """
+    for writer in writers:
+        if not re.fullmatch(r"[@+&]?[^\s,;#%\"'=]+", writer):
+            raise UnsupportedError(f"{writer!r} is no name of a user, or of a group with @ before it")
     parent = os.path.dirname(mountpoint)
     if parent == "/":
         raise UnsupportedError(f"{mountpoint} has only / above it to share; mount at, say, /srv/synthfs/disks")
-    return _STANZA.format(name=name, parent=parent, group=group)
+    named = "".join(f" {writer}" for writer in writers)
+    writing = _WRITING.format(writers=named) if writers else _READING
+    return _STANZA.format(name=name, parent=parent, group=group, writing=writing, writers=named)
 
 
 def active_configuration(named: str | None = None) -> str:
@@ -74,8 +94,8 @@ def share_paths(text: str, mountpoint: str) -> list[str]:
     return [share["path"] for share in _shares(_parsed(text), mountpoint).values() if os.path.isdir(share["path"])]
 
 
-def findings(text: str, mountpoint: str) -> Iterator[Finding]:
-    """Everything in the configuration `text` that matters to disks at `mountpoint`."""
+def findings(text: str, mountpoint: str, writable: bool = False) -> Iterator[Finding]:
+    """Everything in the configuration `text` that matters to disks at `mountpoint`, which may be `writable`."""
     parser = _parsed(text)
     common = dict(parser["global"]) if parser.has_section("global") else {}
     shares = _shares(parser, mountpoint)
@@ -84,7 +104,7 @@ def findings(text: str, mountpoint: str) -> Iterator[Finding]:
     if os.path.exists("/sys/class/ksmbd-control"):
         yield Finding(False, "ksmbd serves SMB here: to it every file is sparse, which Windows does not attach; use Samba")
     for name, share in shares.items():
-        problems = list(_problems({**common, **share}, mountpoint))
+        problems = list(_problems({**common, **share}, mountpoint, writable))
         yield from (Finding(False, f"[{name}] {problem}") for problem in problems)
         if not problems:
             yield Finding(True, f"[{name}] is as it should be")
@@ -106,7 +126,7 @@ def _covers(share: Section, mountpoint: str) -> bool:
     return is_for_files and f"{mountpoint}/".startswith(f"{path}/" if path != "/" else "/")
 
 
-def _problems(share: Section, mountpoint: str) -> Iterator[str]:
+def _problems(share: Section, mountpoint: str, writable: bool) -> Iterator[str]:
     if share.get("path", "").rstrip("/") == mountpoint:
         yield "path is the mount itself: clients keep a dead directory when synthfs restarts; share the directory above"
     for parameter, harm in _HARMFUL_IF_ON.items():
@@ -120,8 +140,10 @@ def _problems(share: Section, mountpoint: str) -> Iterator[str]:
             yield f"vfs objects = {module}: {_HARMFUL_MODULES[module]}"
     if share.get("aio read size", "1") == "0":
         yield "aio read size = 0: allows sendfile, which turns read errors into zeroes; leave it at its default"
-    if not _is_on(share.get("read only", "yes")):
+    if not writable and not _is_on(share.get("read only", "yes")):
         yield "read only = no: the disks are read-only, and Windows would be told otherwise"
+    if not writable and share.get("write list"):
+        yield "write list: the disks are read-only, unless they are mounted with --writable"
     if not share.get("valid users"):
         yield "no valid users: everybody with an account here may read every backup"
     elif not share.get("force group"):

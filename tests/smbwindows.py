@@ -96,6 +96,15 @@ class File:
         """One read request, past the client's cache."""
         return bytes(self.handle.read(offset, length, unbuffered=True))
 
+    def write(self, offset: int, data: bytes) -> None:
+        """Write requests of at most 64 KiB each."""
+        for at in range(0, len(data), 65536):
+            self.handle.write(data[at : at + 65536], offset + at)
+
+    def flush(self) -> None:
+        """FLUSH: on disk when it is answered."""
+        self.handle.flush()
+
     def close(self) -> None:
         self.handle.close()
 

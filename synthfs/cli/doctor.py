@@ -95,7 +95,7 @@ def _samba() -> Iterator[Finding]:
         yield Finding(False, str(error))
         return
     for mount in running:
-        yield from samba.findings(configuration, mount.mountpoint)
+        yield from samba.findings(configuration, mount.mountpoint, mounts.is_writable(mount))
 
 
 def _hooks() -> Iterator[Finding]:

@@ -1,6 +1,5 @@
 """`synthfs sessions`, `synthfs discard` and `synthfs keep`: the disks that somebody has written to."""
 
-import json
 import os
 from contextlib import suppress
 from typing import Annotated, Any
@@ -15,9 +14,8 @@ from synthfs.engines.materialize import Reflink, prepare
 from synthfs.engines.session import source
 from synthfs.errors import MountError, NotFoundError, SynthfsError, TargetError
 from synthfs.extents import ExtentMap, FileRange
-from synthfs.host import mounts, probe
+from synthfs.host import mounts
 from synthfs.host.control import Line, connected
-from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.tree import NEW_IDENTITY
 from synthfs.units import human
 
@@ -112,10 +110,9 @@ def _place(file: str) -> tuple[mounts.Mount, str]:
 
 
 def _status(mount: mounts.Mount) -> dict[str, Any]:
-    told = probe.read(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
-    if told is None:
+    if (found := mounts.status(mount)) is None:
         raise MountError(f"{mount.mountpoint} does not answer; `synthfs umount {mount.mountpoint}` clears it away")
-    return dict(json.loads(told))
+    return found
 
 
 def _scratch(mount: mounts.Mount) -> str:

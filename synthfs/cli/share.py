@@ -27,15 +27,21 @@ def share(
     configuration: Annotated[
         str | None, typer.Option("--config-file", metavar="FILE", help="The smb.conf to check.", show_default=False)
     ] = None,
+    writable: Annotated[
+        list[str] | None,
+        typer.Option(metavar="USER", help="Let this user (or @GROUP) write to disks; may be repeated.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print the share for smb.conf that lets Windows attach the disks of MOUNTPOINT."""
     mount = _the_mount(mountpoint)
     if not check:
-        print(samba.stanza(mount.mountpoint, _group(mount), name), end="")
+        if writable and not mounts.is_writable(mount):
+            raise MountError(f"{mount.mountpoint} is read-only; `synthfs mount --writable SCRATCH` lets disks be written to")
+        print(samba.stanza(mount.mountpoint, _group(mount), name, writable or ()), end="")
         return
     active = samba.active_configuration(configuration)
-    findings = [*samba.findings(active, mount.mountpoint), *_sparse_files(active, mount.mountpoint)]
+    findings = [*samba.findings(active, mount.mountpoint, mounts.is_writable(mount)), *_sparse_files(active, mount.mountpoint)]
     if as_json:
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
     else:

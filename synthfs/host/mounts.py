@@ -5,12 +5,14 @@ since that may be a mount that no longer answers. Not for: making mounts (`fuse/
 Source: proc(5), mountinfo.
 """
 
+import json
 import os
 import select
 import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from synthfs.errors import MountError
@@ -93,6 +95,17 @@ def is_dead(mount: Mount) -> bool:
     The mountpoint itself would be found in the kernel's caches for a long time yet.
     """
     return probe.is_disconnected(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
+
+
+def status(mount: Mount) -> dict[str, Any] | None:
+    """What the process of a mount tells of itself; None where it does not answer."""
+    told = probe.read(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
+    return dict(json.loads(told)) if told else None
+
+
+def is_writable(mount: Mount) -> bool:
+    """Whether its disks can be written to."""
+    return bool((status(mount) or {}).get("scratch"))
 
 
 def detach(mount: Mount) -> None:
