@@ -6,12 +6,14 @@
     count                 tells at its end, as JSON, what the kernel asked and how reads were answered
     rest                  every file is one that may rest, after 1 second, and is looked at 5 times a second
     slow-scan             a scan of the store takes 3 seconds longer
+    slow-freeze           a first write finds its disk frozen after 3 seconds, and a writer waits for 1
+    bug-freeze            a freeze raises an exception that nobody expects
     slow-end              takes 1.5 seconds between the unmount and its end
     late                  --daemon: takes 1.5 seconds to begin, and reports what it found itself to be after the fork
     never                 --daemon: mounts, but answers nothing; is waited for 2 seconds
 
-`bug`, `piece`, `sleep` and `slow-scan` show only while the file named by FAULT_SWITCH exists; `late` writes its report there.
-Not for: faults of a store; those need no other program. Units: bytes and seconds.
+`bug`, `piece`, `sleep`, `slow-scan` and the freezes show only while the file named by FAULT_SWITCH exists; `late` writes its
+report there. Not for: faults of a store; those need no other program. Units: bytes and seconds.
 """
 
 import atexit
@@ -144,6 +146,34 @@ def slow_scan() -> None:
     setattr(common, "survey", slowly)  # noqa: B010  # the module exports no such name for assigning
 
 
+def slow_freeze() -> None:
+    from synthfs.engines.session import Scratch
+    from synthfs.fuse import writing
+
+    begin: Call = Scratch.begin
+
+    def slowly(*arguments: Any) -> Any:
+        if switched_on():
+            time.sleep(3)
+        return begin(*arguments)
+
+    Scratch.begin = slowly  # type: ignore[method-assign,assignment]
+    writing.LIMIT = 1.0
+
+
+def bug_freeze() -> None:
+    from synthfs.engines.session import Scratch
+
+    begin: Call = Scratch.begin
+
+    def failing(*arguments: Any) -> Any:
+        if switched_on():
+            raise ZeroDivisionError("injected into begin")
+        return begin(*arguments)
+
+    Scratch.begin = failing  # type: ignore[method-assign,assignment]
+
+
 def slow_end() -> None:
     from synthfs.fuse.operations import Operations
 
@@ -202,6 +232,8 @@ FAULTS: dict[str, Call] = {
     "count": count,
     "rest": rest,
     "slow-scan": slow_scan,
+    "slow-freeze": slow_freeze,
+    "bug-freeze": bug_freeze,
     "slow-end": slow_end,
     "late": late,
     "never": never,

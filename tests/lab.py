@@ -79,12 +79,21 @@ class Scope:
             out.truncate(length)
         return file
 
-    def loop(self, file: Path, *, partscan: bool = False, read_only: bool = False, sector_size: int = 512) -> str:
-        """Attach a file of this run to a free loop device; returns the device's path."""
+    def loop(
+        self,
+        file: Path,
+        *,
+        partscan: bool = False,
+        read_only: bool = False,
+        sector_size: int = 512,
+        part: tuple[int, int] | None = None,
+    ) -> str:
+        """Attach a file of this run, or a part of it (offset, length), to a free loop device; returns the device's path."""
         need.loop()
         file = self._ours(file)
         self._ledger.write("intend", "loop", backing=str(file))
         options = [*["--partscan"] * partscan, *["--read-only"] * read_only, f"--sector-size={sector_size}"]
+        options += [f"--offset={part[0]}", f"--sizelimit={part[1]}"] if part else []
         device = run(["losetup", "--find", "--show", *options, str(file)], timeout=20).stdout.decode().strip()
         self._ledger.write("made", "loop", device=device, backing=str(file))
         self._stack.callback(self._detach, Loop(device, file))

@@ -36,13 +36,16 @@ def sessions(
         say(f"no disk of {mountpoint} was written to")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("DISK", "SINCE", "LAST WRITE", "OWN SPACE", "OPEN IN", "BACKUP"):
-        table.add_column(name, overflow="fold")
+    table.add_column("DISK", overflow="fold")
+    for name in ("SINCE", "LAST WRITE", "OWN SPACE", "BACKUP"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("OPEN IN", overflow="fold")
     for one in sorted(found, key=lambda one: str(one["path"])):
         space = "not known yet" if one["own_space"] is None else human(one["own_space"])
         users = ", ".join(map(_process, one["open"])) or "-"
         backup = "there" if one["backup"] else "deleted"
-        table.add_row(printable(one["path"]), iso(one["began_ns"]), iso(one["written_ns"]), space, users, backup)
+        times = (iso(one[key])[:16].replace("T", " ") for key in ("began_ns", "written_ns"))
+        table.add_row(printable(one["path"]), *times, space, backup, printable(users))
     out.print(table)
 
 

@@ -47,8 +47,12 @@ _READ_ONLY = ~0o222
 
 @dataclass(slots=True)
 class _Freeze:
-    """A freeze that is under way, for all who wait for it."""
+    """A freeze that is under way, for all who wait for it, and until when.
 
+    The deadline is one for all: the kernel lets one write to a file through at a time, so that waits of many would add up.
+    """
+
+    deadline: float
     done: trio.Event = field(default_factory=trio.Event)
     error: SynthfsError | None = None
 
@@ -232,9 +236,9 @@ class WritableOperations(Operations):
             return shared.reader
         freeze = self._freezes.get(shared.file.inode)
         if freeze is None:
-            freeze = self._freezes[shared.file.inode] = _Freeze()
+            freeze = self._freezes[shared.file.inode] = _Freeze(trio.current_time() + LIMIT)
             self._nursery.start_soon(self._freeze, shared.file, shared.reader.extents, freeze)
-        with trio.move_on_after(LIMIT):
+        with trio.move_on_at(freeze.deadline):
             await freeze.done.wait()
         if freeze.error:
             raise freeze.error

@@ -1,0 +1,287 @@
+"""What becomes of sessions: listed, discarded, kept, given up for their age; and what a backup's end does to them.
+
+Not for: writing itself (test_writable). Expected values: the original disk, or a copy of it that the kernel alone has
+written the same things to; `btrfs filesystem du` for space.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import need
+from lab import Lab, Scope
+from makestore import Store
+from onmount import Sample, ask
+from processes import wait_until
+from writer import MIB, SPOT, Writer, same
+
+NOT_FOUND, TARGET, MOUNT, BUSY = 3, 8, 9, 10
+WRITE = """
+for path in arguments[:-2]:
+    fd = os.open(path, os.O_RDWR)
+    os.pwrite(fd, arguments[-1].encode() * 1000, int(arguments[-2]))
+    os.fsync(fd)
+    os.close(fd)
+answer(os.stat(arguments[0]).st_ino)
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(lab: Lab) -> Iterator[Writer]:
+    need.fuse()
+    need.root()
+    with lab.scope("sessions") as scope:
+        yield Writer.make(scope)
+
+
+@pytest.fixture
+def writer(scope: Scope, shared: Writer) -> Writer:
+    """The one store, with a scratch directory of this test's own."""
+    scratch = shared.scratch.with_name(f"scratch-{scope.directory.name}")
+    scratch.mkdir()
+    return Writer(scope, shared.sample, scratch)
+
+
+def write(writer: Writer, file: Path, what: str = "w", model: Path | None = None) -> int:
+    """Write to a disk, and to its model; returns the inode."""
+    return int(ask(writer.scope, WRITE, file, *([model] if model else []), str(SPOT), what))
+
+
+def failed(writer: Writer, *arguments: str | Path, code: int) -> str:
+    """The one line that a verb fails with."""
+    done = writer.scope.synthfs(*arguments, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == code, line
+    return line
+
+
+class TestList:
+    def test_facts(self, scope: Scope, writer: Writer) -> None:
+        """Which disk, since when, how much of its own as `btrfs filesystem du` counts it, open in which process."""
+        target = writer.mount()
+        assert (writer.sessions(target), scope.synthfs("sessions", target).stdout) == ([], "")
+        file = target / Sample.RENEWED
+        fd = os.open(file, os.O_RDWR)
+        os.pwrite(fd, os.urandom(3 * MIB), SPOT // 4096 * 4096)
+        os.fsync(fd)
+        assert wait_until(lambda: writer.sessions(target)[0]["own_space"] is not None, 10.0)
+        (one,) = writer.sessions(target)
+        used = scope.run(["btrfs", "filesystem", "du", "--raw", one["scratch"]]).stdout.splitlines()[-1].split()
+        assert one["own_space"] == int(used[1]) >= 3 * MIB
+        assert (one["path"], one["open"], one["backup"]) == (Sample.RENEWED, [os.getpid()], True)
+        assert one["image"].endswith("Image_C_260301-0201.raw")
+        assert one["length"] == os.fstat(fd).st_size
+        assert one["began"][:10] == one["written"][:10]
+        os.close(fd)
+        assert json.loads((target / ".synthfs/status.json").read_text())["sessions"][0]["open"] == []
+        (_, row, *_) = scope.synthfs("sessions", target).stdout.splitlines()
+        assert "there" in row
+        assert "3 MiB" in row
+
+
+class TestDiscard:
+    def test_open(self, scope: Scope, writer: Writer) -> None:
+        """While it is open it stays, unless forced; then every open handle gets EIO, and never the backup's bytes."""
+        target = writer.mount()
+        source = """
+path, spot = arguments[0], int(arguments[1])
+fd, older = os.open(path, os.O_RDWR), opened(path)
+os.pwrite(fd, b'w' * 8192, spot)
+synthfs = [arguments[2], '-m', 'synthfs', 'discard', path]
+refused = subprocess.run(synthfs, capture_output=True, text=True)
+still = os.pread(older, 8192, spot) == b'w' * 8192
+forced = subprocess.run([*synthfs, '--force'], capture_output=True, text=True)
+after = [failure(os.pread, one, 8192, at) for one in (fd, older) for at in (spot, 0, 60 << 20)]
+after += [failure(os.pwrite, fd, b'x', spot), failure(os.fsync, fd), failure(os.close, older)]
+again = opened(path)
+answer([refused.returncode, str(os.getpid()) in refused.stderr, still, forced.returncode, after,
+        os.pread(again, 8192, spot).count(b'w'), os.fstat(again).st_ino == os.fstat(fd).st_ino])
+"""
+        found = ask(scope, source, target / Sample.C, str(SPOT), sys.executable)
+        assert found == [BUSY, True, True, 0, ["EIO"] * 9, 0, False]
+        assert writer.left() == ["gone"]
+        assert same(scope, target / Sample.C, writer.sample.disk.path)
+        assert scope.server(target).poll() is None
+
+    def test_again_and_again(self, scope: Scope, writer: Writer) -> None:
+        """Each session that was discarded leaves another inode behind, also after a restart."""
+        target = writer.mount()
+        file, inodes = target / Sample.C, []
+        for turn in range(3):
+            inodes += [file.stat().st_ino]
+            assert write(writer, file, str(turn)) == inodes[-1]
+            scope.synthfs("discard", file)
+            if turn == 1:
+                target = writer.remount(target)
+        assert len({*inodes, file.stat().st_ino}) == 4
+        assert writer.left() == ["gone"]
+        assert same(scope, file, writer.sample.disk.path)
+
+    def test_what_is_no_session(self, scope: Scope, writer: Writer) -> None:
+        """Said in one line, with the code for what is not there."""
+        target = writer.mount()
+        assert "not written to" in failed(writer, "discard", target / Sample.C, code=NOT_FOUND)
+        assert "not written to" in failed(writer, "discard", target / "README.txt", code=NOT_FOUND)
+        assert "no synthfs mount" in failed(writer, "discard", writer.sample.c.raw, code=NOT_FOUND)
+        assert "no synthfs mount" in failed(writer, "sessions", writer.scratch, code=MOUNT)
+
+    def test_by_somebody_else(self, scope: Scope, writer: Writer) -> None:
+        """Who may write to disks may not therefore discard: the socket is for the owner of the mount."""
+        target = writer.mount("--allow-other", "--mode", "0666")
+        write(writer, target / Sample.C)
+        done = scope.synthfs("discard", target / Sample.C, check=False, user="nobody")
+        assert (done.returncode, writer.left()) == (MOUNT, ["vhd"]), done.stderr
+
+    def test_age(self, scope: Scope, writer: Writer) -> None:
+        """With --discard-after, what nobody writes to goes by itself, unless it is open."""
+        target = writer.mount("--discard-after", str(1 / 86400))
+        fd = os.open(target / Sample.C, os.O_RDWR)
+        os.pwrite(fd, b"w", SPOT)
+        write(writer, target / Sample.D)
+        assert wait_until(lambda: len(writer.left()) == 2 and "gone" in writer.left(), 15.0)
+        assert os.pread(fd, 1, SPOT) == b"w"
+        (one,) = writer.sessions(target)
+        assert one["path"] == Sample.C
+        os.close(fd)
+        assert wait_until(lambda: writer.left() == ["gone", "gone"], 15.0)
+
+
+class TestKeep:
+    def test_kept(self, scope: Scope, writer: Writer) -> None:
+        """The new file has all that was written and shares its blocks; the disk is the backup's again, under a new inode."""
+        target, model = writer.mount(), writer.model()
+        out = writer.scratch.with_name(f"out-{scope.directory.name}")
+        out.mkdir()
+        file = target / Sample.C
+        inode = write(writer, file, "kept", model)
+        assert "inside" not in failed(writer, "keep", file, "-o", writer.sample.root / "pc", code=TARGET)
+        with file.open("rb"):
+            assert "--force" in failed(writer, "keep", file, "-o", out, code=BUSY)
+        (out / file.name).write_text("precious")
+        assert "exists already" in failed(writer, "keep", file, "-o", out, code=TARGET)
+        (out / file.name).unlink()
+        scope.synthfs("keep", file, "-o", out)
+        assert same(scope, out / file.name, model)
+        scope.run(["sync", "-f", out])
+        used = scope.run(["btrfs", "filesystem", "du", "--raw", out / file.name]).stdout.splitlines()[-1].split()
+        assert int(used[1]) < MIB
+        assert writer.left() == ["gone"]
+        assert same(scope, file, writer.sample.disk.path)
+        assert file.stat().st_ino != inode
+        assert os.listxattr(out / file.name) == []
+
+    def test_interrupted(self, scope: Scope, writer: Writer) -> None:
+        """Nobody opens a disk that is being kept; if the verb is killed meanwhile, the session goes on."""
+        target, model = writer.mount(), writer.model()
+        inode = write(writer, target / Sample.C, "kept", model)
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(writer.scratch / ".control"))
+            line.sendall(json.dumps({"do": "keep", "path": Sample.C, "force": False}).encode() + b"\n")
+            assert json.loads(line.recv(4096))["scratch"].endswith(".vhd")
+            assert ask(scope, "answer(failure(os.open, arguments[0], os.O_RDONLY))", target / Sample.C) == "ESTALE"
+            assert failed(writer, "discard", target / Sample.C, code=BUSY)
+        assert wait_until(lambda: ask(scope, "answer(failure(os.open, arguments[0], 0))", target / Sample.C) is None, 5.0)
+        assert (target / Sample.C).stat().st_ino == inode
+        assert same(scope, target / Sample.C, model)
+
+    def test_nonsense(self, scope: Scope, writer: Writer) -> None:
+        """What is no request is answered, or hung up on, and harms nobody."""
+        target = writer.mount()
+        for words in (b"\n", b"[]\n", b"{}\n", b'{"do": "discard", "path": 5}\n', b"[" * 70000, b'{"do": "done"}\n'):
+            with socket.socket(socket.AF_UNIX) as line:
+                line.connect(str(writer.scratch / ".control"))
+                line.sendall(words)
+                line.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    answer = line.recv(4096)
+                    assert not answer or "error" in json.loads(answer)
+        assert write(writer, target / Sample.C)
+        scope.synthfs("discard", target / Sample.C)
+
+
+class TestBackups:
+    """What the store does under a session. Each test has a store of its own."""
+
+    def test_deleted(self, scope: Scope) -> None:
+        """A session outlives its backup, a restart too, in its place, under its inode; discarded, it is gone."""
+        writer = Writer.make(scope)
+        target, model = writer.mount(), writer.model()
+        file = target / Sample.C
+        inode = write(writer, file, "kept", model)
+        for image in (writer.sample.c, writer.sample.d, writer.sample.system):
+            Store(writer.sample.root).delete(image)
+        scope.server(target).send_signal(signal.SIGHUP)
+        assert wait_until(lambda: not (target / Sample.D).exists(), 10.0)
+        for turn in range(2):
+            assert file.stat().st_ino == inode
+            assert same(scope, file, model)
+            assert write(writer, file, f"more {turn}", model) == inode
+            (one,) = writer.sessions(target)
+            assert (one["backup"], [path.name for path in file.parent.iterdir()]) == (False, [file.name])
+            if not turn:
+                target = writer.remount(target)
+        failed(writer, "materialize", file, "-o", writer.scratch, code=NOT_FOUND)
+        scope.synthfs("discard", file)
+        assert not (target / "pc").exists()
+        assert writer.left() == ["gone"]
+
+    def test_another_edition(self, scope: Scope) -> None:
+        """Where other backups give the disk other bytes, that disk is shown beside the session, which stays what it was."""
+        writer = Writer.make(scope)
+        target, model = writer.mount(), writer.model()
+        file = target / Sample.C
+        inode = write(writer, file, "kept", model)
+        # D: from another time is another disk under the name of C:'s image.
+        Store(writer.sample.root).client("pc").backup(writer.sample.disk, 4, "D", "260301-0202")
+        scope.server(target).send_signal(signal.SIGHUP)
+        assert wait_until(lambda: len([*file.parent.glob("Image_C_*~*.vhd")]) == 1, 10.0)
+        for _ in range(2):
+            (other,) = file.parent.glob("Image_C_*~*.vhd")
+            assert file.stat().st_ino == inode != other.stat().st_ino
+            assert same(scope, file, model)
+            assert same(scope, other, writer.sample.disk.path)
+            target = writer.remount(target)
+        scope.synthfs("discard", file)
+        assert [path.name for path in file.parent.glob("Image_C_*")] == [file.name]
+        assert same(scope, file, writer.sample.disk.path)
+
+
+class TestScratch:
+    def test_what_is_not_ours(self, scope: Scope, writer: Writer) -> None:
+        """Files that are not understood stay untouched, whatever their names, and are no sessions."""
+        target = writer.mount()
+        write(writer, target / Sample.C)
+        (session,) = writer.scratch.glob("*.vhd")
+        assert scope.server(target).poll() is None
+        scope.umount(target)
+        stem = session.name.rpartition(".")[0].rpartition(".")[0]
+        strange = {"notes.txt": "x", "Image_C.0123456789abcdef.0.vhd": "y", f"{stem}.7.vhd": "z", f"{stem}.9.gone": "w"}
+        for name, text in strange.items():
+            (writer.scratch / name).write_text(text)
+        damaged = writer.scratch / f"{stem}.8.vhd"
+        damaged.write_text("d")
+        os.setxattr(damaged, "user.synthfs.session", b'{"edition": "00", "path": "../../etc"}')
+        target = writer.mount(target=target)
+        assert [one["path"] for one in writer.sessions(target)] == [Sample.C]
+        assert {name: (writer.scratch / name).read_text() for name in strange} == strange
+        assert damaged.read_text() == "d"
+
+    def test_half_discarded(self, scope: Scope, writer: Writer) -> None:
+        """What a mount that was killed right after the rename left is emptied by the next, and was discarded."""
+        target = writer.mount()
+        inode = write(writer, target / Sample.C)
+        scope.umount(target)
+        (session,) = writer.scratch.glob("*.vhd")
+        mark = session.with_name(session.name.replace(".0.vhd", ".1.gone"))
+        session.rename(mark)
+        target = writer.mount(target=target)
+        assert (mark.stat().st_size, writer.sessions(target)) == (0, [])
+        assert (target / Sample.C).stat().st_ino != inode
+        assert same(scope, target / Sample.C, writer.sample.disk.path)
