@@ -38,6 +38,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host": (1, WORLD),
     "synthfs.host.notify": (1, WORLD),
     "synthfs.host.state": (1, WORLD),
+    "synthfs.host.collector": (1, WORLD),
     "synthfs.host.hooks": (1, WORLD),
     "synthfs.host.background": (1, WORLD),
     "synthfs.host.probe": (1, WORLD),

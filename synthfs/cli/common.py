@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from synthfs.errors import NotFoundError
-from synthfs.host import mounts
+from synthfs.host import collector, mounts
 from synthfs.host.state import Cache
 from synthfs.model import Note
 from synthfs.plan.catalog import Catalog
@@ -63,8 +63,9 @@ def look_at(store: str, database: str | None) -> Catalog:
     """The catalog of `store`, with a sign of life on a terminal: the first look at a large store takes seconds."""
     with err.status(Text(f"looking at {printable(store)}"), spinner="line") if sys.stderr.isatty() else nullcontext():
         cache = _cache(store)
-        known = remembered.unpack(cache.load())
-        catalog = survey(store, database, known=known)
+        with collector.paused():
+            known = remembered.unpack(cache.load())
+            catalog = survey(store, database, known=known)
         if catalog.store.known.keys() != known.keys():
             cache.save(remembered.pack(catalog.store.known))
         return catalog

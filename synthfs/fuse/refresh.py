@@ -19,6 +19,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyfuse3
 import trio
@@ -26,6 +27,7 @@ import trio
 from synthfs.errors import NotFoundError, SynthfsError
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Operations
+from synthfs.host import collector
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.tree import Tree, changes
 
@@ -95,27 +97,39 @@ class Refresher:
     async def show(self, catalog: Catalog | None = None) -> Tree:
         """Shows the tree of `catalog`, or of the last one where it is only the sessions that changed."""
         async with self._showing:
-            self._catalog = catalog or self._catalog
+            machines, self._catalog = [*self._catalog.machines.values()], catalog or self._catalog
+            await trio.to_thread.run_sync(_let_go, machines)
             version = None
             while version != self._operations.version:  # a session that began or ended meanwhile
                 version = self._operations.version
                 tree, changed = await trio.to_thread.run_sync(self._grown)
             # Also where no name changed: a store that was mounted anew has its files under other numbers.
-            self._operations.replace(tree)
+            if tree is not self._operations.tree:
+                nodes = [*self._operations.tree.root.entries]
+                self._operations.replace(tree)
+                await trio.to_thread.run_sync(_let_go, nodes)
             if changed:
                 with trio.move_on_after(NOTIFY_LIMIT):
                     await trio.to_thread.run_sync(_notify, changed, abandon_on_cancel=True)
         return tree
 
     def _grown(self) -> tuple[Tree, list[tuple[int, str]]]:
-        tree = self._grow(self._catalog)
-        return tree, changes(self._operations.tree, tree)
+        with collector.paused():
+            tree = self._grow(self._catalog)
+            return tree, changes(self._operations.tree, tree) if tree is not self._operations.tree else []
 
     def _look(self) -> Catalog:
-        catalog = self._survey(self._catalog)
+        with collector.paused():
+            catalog = self._survey(self._catalog)
         if not catalog.store.images and catalog.store.identity != self._catalog.store.identity:
             raise NotFoundError(f"{catalog.store.root} is empty and not the file system it was, as if it were unmounted")
         return catalog
+
+
+def _let_go(parts: list[Any]) -> None:
+    """Frees what is not needed any more, part by part: all at once would be one step of the interpreter, of 15 ms."""
+    while parts:
+        parts.pop()
 
 
 def count(metrics: Metrics, catalog: Catalog, tree: Tree) -> None:

@@ -20,6 +20,7 @@ Source: UrBackup's `ImageBackup.cpp` (names), `snapshot_helper/main.cpp` (contai
 import os
 import re
 import struct
+import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
@@ -115,13 +116,13 @@ class _Finder:
         for entry in self._entries(client, client):
             if matched := _DIRECTORY.fullmatch(entry.name):
                 if _is_directory(entry):
-                    self._directory(client, entry.name, *matched.groups())
+                    self._directory(client, entry.name, matched[1], sys.intern(matched[2]))
                 # An empty file of that name is what UrBackup's ZFS mode has there before the dataset exists.
                 elif not entry.is_file(follow_symlinks=False):
                     self._skip(client, f"{client}/{entry.name}", "is no directory, and leads to none")
             elif matched := _FILE.fullmatch(entry.name):
                 name = f"{client}/{entry.name}"
-                if why := self._image(client, name, matched[1], matched[2], None):
+                if why := self._image(client, name, sys.intern(matched[1]), matched[2], None):
                     self._skip(client, name, f"{self._root}/{name} cannot be opened: {why}")
 
     def _directory(self, client: str, directory: str, stamp: str, letter: str) -> None:
