@@ -229,7 +229,9 @@ class TestTogether:
         with Database(scope.path("var") / "backup_server.db") as database:
             row = database.add(c)
             other = database.add(sysvol, complete=False)
-            run = started(freezer, "--wait", "60", "--database", database.path)
+            log = scope.path() / "log"
+            run = started(freezer, "--wait", "60", "--database", database.path, log=log)
+            assert wait_until(lambda: "waiting, 60 seconds at most" in log.read_text(), 20.0)
             time.sleep(3)
             assert (run.poll(), freezer.files()) == (None, [])
             database.execute("UPDATE backup_images SET complete = 1 WHERE id = ?", other)
@@ -289,9 +291,9 @@ def whole_disk(freezer: Freezer, place: str) -> bool:
     return same and ours.stat().st_size == freezer.disk.length + 512
 
 
-def started(freezer: Freezer, *options: Argument) -> "subprocess.Popen[bytes]":
+def started(freezer: Freezer, *options: Argument, log: Path | None = None) -> "subprocess.Popen[bytes]":
     argv: list[Argument] = [sys.executable, "-m", "synthfs", "sync", freezer.store, "--to", freezer.frozen, "--min-free", "0%"]
-    return freezer.scope.start([*argv, *options], env=freezer.environment)
+    return freezer.scope.start([*argv, *options], env=freezer.environment, log=log)
 
 
 def stop(pid: int) -> None:

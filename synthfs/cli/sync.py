@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -9,8 +10,9 @@ from dataclasses import replace
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Json, Store, look_at, print_json, say, say_notes
+from synthfs.cli.common import Database, Json, Store, err, look_at, print_json, printable, say, say_notes
 from synthfs.cli.materialize import NOT_PROVEN, Format
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.errors import SynthfsError, TargetError
@@ -65,11 +67,15 @@ def sync(
 
 def _settled(store: str, database: str | None, wait: float) -> Catalog:
     """The catalog, once no new backup of C: waits for its SYSVOL and ESP to be recorded beside it, or `wait` is over."""
-    deadline = time.monotonic() + wait
+    deadline, told = time.monotonic() + wait, False
     while True:
         catalog = look_at(store, database)
         if not catalog.settling or time.monotonic() > deadline:
             return catalog
+        if not told:
+            names = ", ".join(catalog.settling)
+            say(f"note: waiting, {wait:.0f} seconds at most, for UrBackup to record SYSVOL or ESP beside {names}")
+            told = True
         time.sleep(2)
 
 
@@ -132,12 +138,7 @@ class _Run:
     def carry_out(self, plan: SyncPlan) -> None:
         for each in plan.gone:
             self._remove(each)
-        for new in plan.make:
-            try:
-                self._make(new, plan)
-            except SynthfsError as error:
-                say(f"synthfs: {new.frozen.place}: {error}")
-                self._failed.append(new.frozen.place)
+        self._make_all(plan)
         for old in plan.outdated:
             if self._is_replaced(old):
                 self._remove(old.frozen)
@@ -156,6 +157,20 @@ class _Run:
             "failed": len(self._failed),
             "files": {"made": self._made, "removed": self._removed, "failed": self._failed},
         }
+
+    def _make_all(self, plan: SyncPlan) -> None:
+        """With a progress bar on a terminal. One that fails does not keep the others from being made."""
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task("", total=len(plan.make))
+            for new in plan.make:
+                progress.update(task, description=printable(new.frozen.place))
+                try:
+                    self._make(new, plan)
+                except SynthfsError as error:
+                    say(f"synthfs: {new.frozen.place}: {error}")
+                    self._failed.append(new.frozen.place)
+                progress.advance(task)
 
     def _make(self, new: Make, plan: SyncPlan) -> None:
         place, path = new.frozen.place, f"{self._directory}/{new.frozen.place}"
