@@ -22,7 +22,7 @@ from makedisk import OriginalDisk
 from onmount import read_right
 from processes import Argument, wait_until
 
-EXISTS, PARTIAL = 8, 1
+EXISTS, PARTIAL, NOT_FOUND = 8, 1, 3
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,7 @@ class TestFreezing:
         freezer.backup("pc", 2)
         before, record = freezer.snapshot(), freezer.record.read_bytes()
         assert freezer.counts("--dry-run") == (1, 1, 0, 0)
+        assert freezer.sync("--dry-run").stdout == f"remove pc/{named(1)}\nmake   pc/{named(2)}\n"
         assert (freezer.snapshot(), freezer.record.read_bytes()) == (before, record)
         assert freezer.counts() == (1, 1, 0, 0)
 
@@ -164,6 +165,13 @@ class TestPlaces:
         assert (done.returncode, "UrBackup's storage" in done.stderr) == (PARTIAL, True)
         assert list(freezer.store.rglob("*.vhd")) == []
         assert freezer.files() == [f"mac/{named(1)}"]
+
+    def test_folder_of_a_client(self, freezer: Freezer) -> None:
+        """A client's folder for a store is a mistake, and its images are no clients."""
+        freezer.backup("pc", 1)
+        done = freezer.scope.synthfs("sync", freezer.store / "pc", "--to", freezer.frozen, check=False, env=freezer.environment)
+        assert (done.returncode, "name the one above it" in done.stderr) == (NOT_FOUND, True)
+        assert freezer.files() == []
 
     def test_no_directory(self, freezer: Freezer) -> None:
         """A directory that is not there is one line: it may be a file system that is not mounted."""

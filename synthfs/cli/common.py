@@ -23,7 +23,7 @@ from synthfs.plan.renew import new_identity
 from synthfs.plan.tree import NEW_IDENTITY, File, find, grow
 from synthfs.survey import survey
 from synthfs.urbackup import remembered
-from synthfs.urbackup.storage import split_path
+from synthfs.urbackup.storage import is_client, split_path
 
 # Names come from the backed-up machines: nothing in them is markup.
 out = Console(highlight=False, markup=False, emoji=False)
@@ -68,7 +68,9 @@ def look_at(store: str, database: str | None) -> Catalog:
             catalog = survey(store, database, known=known)
         if catalog.store.known.keys() != known.keys():
             cache.save(remembered.pack(catalog.store.known))
-        return catalog
+    if not catalog.store.images and is_client(catalog.store.root):
+        raise NotFoundError(f"{store} is the folder of one client; name the one above it")
+    return catalog
 
 
 def look_again(before: Catalog, database: str | None) -> Catalog:

@@ -9,7 +9,6 @@ from synthfs.cli.common import Database, Json, Store, look_at, out, print_json, 
 from synthfs.cli.describe import Facts, catalog_facts
 from synthfs.errors import NotFoundError
 from synthfs.units import human
-from synthfs.urbackup.storage import is_client
 
 
 def list_disks(
@@ -21,8 +20,6 @@ def list_disks(
 ) -> None:
     """List the disks that STORE has to offer."""
     catalog = look_at(store, database)
-    if not catalog.store.images and is_client(catalog.store.root):
-        raise NotFoundError(f"{store} is the folder of one client; name the one above it, and the client with --client")
     facts = catalog_facts(catalog, client, everything)
     if client is not None and not any(facts.get(key) for key in ("disks", "not_offered")):
         raise NotFoundError(f"{store} offers nothing of a client {client!r}; `synthfs list {store} --all` shows what there is")

@@ -59,6 +59,9 @@ def sync(
     if as_json:
         print_json(summary)
     else:
+        for word, done in (("remove", "removed"), ("make", "made")) if dry_run else ():
+            for place in summary["files"][done]:
+                print(f"{word:<6} {printable(place)}")
         counts = ", ".join(f"{summary[word]} {word}" for word in ("made", "removed", "kept", "failed"))
         say(f"{directory}: {'would be ' if dry_run else ''}{counts}")
     if plan.refused or summary["failed"]:

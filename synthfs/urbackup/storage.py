@@ -66,7 +66,8 @@ def scan(root: str, clients: Collection[str] = (), known: Mapping[str, Known] | 
     except OSError as error:
         raise NotFoundError(f"{root} cannot be listed: {error.strerror}") from error
     for entry in entries:
-        if entry.name not in OWN_DIRECTORIES or entry.name in clients:
+        # An image's directory is no client: then `root` is the folder of one (`is_client`).
+        if (entry.name not in OWN_DIRECTORIES or entry.name in clients) and not _DIRECTORY.fullmatch(entry.name):
             finder.client(entry)
     images, skipped = tuple(finder.images), tuple(finder.skipped)
     return StoreFacts(root, owner.st_uid, owner.st_gid, images, skipped, lasting(root), finder.known)
