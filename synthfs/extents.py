@@ -123,6 +123,11 @@ class ExtentMap:
             offset += take
             index += 1
 
+    def around(self, offset: int) -> tuple[int, Extent]:
+        """The whole extent that holds the byte at `offset`, which has to be one of the map, and where it begins."""
+        index = bisect_right(self.starts, offset) - 1
+        return self.starts[index], self.extents[index]
+
     def sources(self) -> list[Source]:
         """Every file that the map takes bytes from, once each, in order of first use."""
         return list(dict.fromkeys(e.source for e in self.extents if isinstance(e, FileRange)))

@@ -9,6 +9,7 @@
     slow-freeze           a first write finds its disk frozen after 3 seconds, and a writer waits for 1
     bug-freeze            a freeze raises an exception that nobody expects
     slow-end              takes 1.5 seconds between the unmount and its end
+    unread-pyfuse3        the version of pyfuse3 is one that nobody knows
     late                  --daemon: takes 1.5 seconds to begin, and reports what it found itself to be after the fork
     never                 --daemon: mounts, but answers nothing; is waited for 2 seconds
 
@@ -133,6 +134,12 @@ def rest() -> None:
     OpenSource.on_zfs = True  # type: ignore[method-assign,assignment]
 
 
+def unread_pyfuse3() -> None:
+    import pyfuse3
+
+    pyfuse3.__version__ = "3.99.0"
+
+
 def slow_scan() -> None:
     from synthfs.cli import common
 
@@ -235,6 +242,7 @@ FAULTS: dict[str, Call] = {
     "slow-freeze": slow_freeze,
     "bug-freeze": bug_freeze,
     "slow-end": slow_end,
+    "unread-pyfuse3": unread_pyfuse3,
     "late": late,
     "never": never,
 }

@@ -92,6 +92,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.fuse.refresh": (4, WORLD),
     "synthfs.fuse.control": (4, WORLD),
     "synthfs.fuse.supervision": (4, WORLD),
+    "synthfs.fuse.polling": (4, WORLD),
     "synthfs.fuse.mount": (4, WORLD),
     # -- 5 front door
     "synthfs.cli": (5, WORLD),

@@ -18,7 +18,7 @@ Not for: FUSE, async, errno. Units: bytes, seconds.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from synthfs.errors import SourceError
 from synthfs.extents import Bytes, ExtentMap, FileRange, Source, Zero
@@ -30,6 +30,19 @@ IDLE = 10.0
 _ZEROES = memoryview(bytes(1024 * 1024))
 
 
+class _Run(NamedTuple):
+    """The range of a map that was read last, as one file has it, `shift` bytes further on.
+
+    Most reads want a part of the extent that the last one wanted: looking it up anew, and cutting it, was a third of what a
+    random read of 4 KiB costs in this program.
+    """
+
+    start: int
+    end: int
+    file: OpenSource
+    shift: int
+
+
 class Reader:
     """An extent map with its files open, shared by everybody who has the virtual file open."""
 
@@ -38,6 +51,7 @@ class Reader:
         self.extents = extents
         self._may_rest = may_rest
         self._files: dict[Source, OpenSource] = {}
+        self._run: _Run | None = None
         self._restless: set[Source] = set()
         self._in_use = 0
         self._retired = False
@@ -54,7 +68,7 @@ class Reader:
 
     def close(self) -> None:
         with self._lock:
-            files, self._files = self._files, {}
+            files, self._files, self._run = self._files, {}, None
         for file in files.values():
             file.close()
 
@@ -83,19 +97,25 @@ class Reader:
             since = time.monotonic() - idle
             tired = [source for source in self._restless & self._files.keys() if self._files[source].used <= since]
             files = [self._files.pop(source) for source in tired]
+            self._run = None
         for file in files:
             file.close()
 
     def try_read(self, offset: int, into: memoryview) -> int | None:
         """Fills `into` from `offset` on and returns how many bytes the map had for it, or None if that could wait."""
+        length = len(into)
+        run = self._run
+        if run and run.start <= offset and offset + length <= run.end:
+            return length if run.file.try_read(offset + run.shift, into) else None
         done = 0
-        for extent in self.extents.pieces(offset, len(into)):
+        for extent in self.extents.pieces(offset, length):
             length = extent.length
             match extent:
                 case FileRange(source, at):
                     file = self._files.get(source)
                     if file is None or not file.try_read(at, into[done : done + length]):
                         return None
+                    self._run = self._around(offset + done, file)
                 case Zero():
                     _fill_with_zeroes(into[done : done + length])
                 case Bytes(data):
@@ -145,6 +165,11 @@ class Reader:
                 case _:
                     assert_never(extent)
             offset += extent.length
+
+    def _around(self, offset: int, file: OpenSource) -> "_Run":
+        start, extent = self.extents.around(offset)
+        assert isinstance(extent, FileRange)
+        return _Run(start, start + extent.length, file, extent.offset - start)
 
     def _open(self, source: Source) -> OpenSource:
         if file := self._files.get(source):

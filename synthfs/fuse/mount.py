@@ -26,6 +26,7 @@ from synthfs.errors import MountError
 from synthfs.fuse.control import Control, facts
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
+from synthfs.fuse.polling import look_before_sleeping
 from synthfs.fuse.refresh import Refresher, count
 from synthfs.fuse.supervision import Supervision
 from synthfs.fuse.writing import WritableOperations
@@ -101,6 +102,7 @@ def serve(
         except RuntimeError as error:
             raise MountError(f"{settings.mountpoint} cannot be mounted: {_why(settings.allow_other) or error}") from error
         stack.callback(pyfuse3.close, unmount=True)
+        look_before_sleeping()
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
         refresher = Refresher(operations, survey, grown, metrics, settings.interval, catalog, supervision.reloaded)
         trio.run(_main, operations, refresher, supervision, settings.max_age, lambda: mounted(tree))
