@@ -4,13 +4,16 @@ Not for: completeness (test_complete), places (test_place). Times: seconds of UT
 """
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import handmade
 from handmade import DISK_B, MIB, NOBODY, Slot, database, gpt, image, ntfs_boot, protective, record, row, sidecar_bytes, store
 from makembr import GptCopy
-from synthfs.model import DatabaseFacts, ImageFacts
-from synthfs.plan.catalog import Catalog, plan
-from synthfs.plan.disk import Disk
+from synthfs.model import DatabaseFacts, ImageFacts, ImageRow
+from synthfs.plan import layout as layouts
+from synthfs.plan.catalog import Catalog, _Dated, _most_certain, _Rivals, plan
+from synthfs.plan.disk import Disk, Volume
 
 SECTORS = 1 << 19
 ESP_SLOT, C_SLOT, D_SLOT = Slot(1, 2048, 22527, handmade.ESP), Slot(2, 22528, 182527), Slot(3, 182528, 342527)
@@ -249,3 +252,30 @@ def test_warnings_of_a_sibling_stand_on_every_disk_that_holds_it() -> None:
     (text,) = [note.text for note in disk_of(catalog, c).notes if note.warning]
     assert text.startswith("partition 3:")
     assert "delet" in text
+
+
+@given(
+    times=st.lists(st.tuples(st.integers(0, 40), st.none() | st.integers(0, 40), st.booleans()), min_size=1, max_size=12),
+    own=st.tuples(st.integers(0, 40), st.none() | st.integers(0, 40)),
+    associated=st.sets(st.integers(0, 11), max_size=2),
+)
+def test_the_best_sibling_is_that_of_the_rules(
+    times: list[tuple[int, int | None, bool]], own: tuple[int, int | None], associated: set[int]
+) -> None:
+    """What is found by looking where it must be is what asking all of them finds: sure, associated, together, near, by name."""
+
+    def dated(name: str, clock: int, time: int | None, disputed: bool, others: tuple[str, ...] = ()) -> _Dated:
+        facts = image(name=name)
+        layout = layouts.as_imaged(MIB, 512)
+        volume = Volume(facts, layout, layout.partitions[0], MIB, disputed=disputed)
+        return _Dated(volume, ImageRow(name, time, True, False, others) if time is not None else None, clock)
+
+    rivals = [dated(f"{number:02}", *each) for number, each in enumerate(times)]
+    one = dated("own", *own, False, tuple(f"{number:02}" for number in associated))
+
+    def merit(other: _Dated) -> tuple[bool, bool, bool, int, str]:
+        together = bool(one.row and other.row and one.row.backuptime == other.row.backuptime)
+        is_associated = bool(one.row and other.name in one.row.associated)
+        return other.volume.disputed, not is_associated, not together, abs(one.distance(other)), other.name
+
+    assert _Rivals(_most_certain(rivals)).best_for(one) is min(rivals, key=merit)

@@ -104,13 +104,13 @@ class Refresher:
                 version = self._operations.version
                 tree, changed = await trio.to_thread.run_sync(self._grown)
             # Also where no name changed: a store that was mounted anew has its files under other numbers.
+            nodes = [*self._operations.tree.root.entries]
             if tree is not self._operations.tree:
-                nodes = [*self._operations.tree.root.entries]
                 self._operations.replace(tree)
-                await trio.to_thread.run_sync(_let_go, nodes)
             if changed:
                 with trio.move_on_after(NOTIFY_LIMIT):
                     await trio.to_thread.run_sync(_notify, changed, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(_let_go, nodes)
         return tree
 
     def _grown(self) -> tuple[Tree, list[tuple[int, str]]]:
