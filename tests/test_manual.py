@@ -37,10 +37,27 @@ def program(lasting: Scope) -> Path:
     return directory
 
 
-def verbs(scope: Scope) -> list[str]:
-    """As `--help` lists them."""
-    listed = scope.synthfs("--help", env={"COLUMNS": "200"}).stdout.partition("Commands:")[2]
-    return re.findall(r"^  ([a-z]+)  ", listed, re.MULTILINE)
+HELP = """
+import sys
+from synthfs.cli.main import app
+for verb in sys.argv[1:]:
+    print(f'=== {verb}')
+    try:
+        app([verb, '--help'])
+    except SystemExit:
+        pass
+"""
+WIDE = {"COLUMNS": "200"}
+
+
+def options_of(scope: Scope) -> dict[str, set[str]]:
+    """Each verb that `--help` lists, and the options that its own `--help` does."""
+    listed = scope.synthfs("--help", env=WIDE).stdout.partition("Commands:")[2]
+    verbs = re.findall(r"^  ([a-z]+)  ", listed, re.MULTILINE)
+    said = scope.run([sys.executable, "-c", HELP, *verbs], env=WIDE).stdout.split("=== ")[1:]
+    texts = {text.split("\n")[0]: text.partition("Options:")[2] for text in said}
+    assert list(texts) == verbs
+    return {verb: set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text)) for verb, text in texts.items()}
 
 
 def rendered(scope: Scope, page: Path) -> str:
@@ -55,14 +72,12 @@ def rendered(scope: Scope, page: Path) -> str:
 class TestManPages:
     def test_names_every_verb_and_option(self, scope: Scope, pages: dict[str, Path]) -> None:
         """A page for each verb, listed in synthfs(1), with every option that its `--help` has; none renders with a warning."""
-        found = verbs(scope)
+        found = options_of(scope)
         assert len(found) > 8
         assert set(pages) == {"synthfs", "mount.synthfs", *(f"synthfs-{verb}" for verb in found)}
         overview = rendered(scope, pages["synthfs"])
-        for verb in found:
+        for verb, options in found.items():
             assert f"synthfs-{verb}(1)" in overview
-            said = scope.synthfs(verb, "--help", env={"COLUMNS": "200"}).stdout.partition("Options:")[2]
-            options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", said))
             text = rendered(scope, pages[f"synthfs-{verb}"])
             assert "--help" in options
             assert {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)} == set()
