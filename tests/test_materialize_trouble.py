@@ -165,8 +165,10 @@ class TestPublishing:
         assert all(calls[n].endswith("= 0") for n in (of_file, link, of_directory))
 
     def test_sources_are_read_only(self, scope: Scope, mounted: Path, disk: OriginalDisk) -> None:
-        """Nothing in the store is opened for writing, and nothing in it is changed by name."""
+        """Nothing in the store is opened for writing, and nothing in it is changed by name; its attributes are not copied."""
         image = back_up(mounted, disk, "read-only", plain=True)[0]
+        # Samba's, from which Windows would take the file for a sparse one, and not attach it.
+        os.setxattr(image.raw, "user.DOSATTRIB", b"0x220\0")
         out = scope_out(mounted, "out-read-only")
         calls = traced(scope, command(image, out), "%file,%desc")
         store = mounted / "urbackup"
@@ -175,6 +177,7 @@ class TestPublishing:
         assert [line for line in opened if re.search("O_(WRONLY|RDWR|CREAT|TRUNC)", line)] == []
         changing = r"(unlink|rename|link|symlink|mkdir|rmdir|f?chmod|[fl]?chown|f?truncate|f?utime|[fl]?setxattr|mknod)"
         assert [line for line in calls if re.match(changing, line) and str(store) in line] == []
+        assert os.listxattr(out / f"{image.raw.stem}.vhd") == []
 
     def test_killed(self, scope: Scope, mounted: Path, disk: OriginalDisk) -> None:
         """SIGKILL at ten moments leaves nothing, or, after the last step, the whole file."""
