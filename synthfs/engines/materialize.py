@@ -148,7 +148,7 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
             if block := ways.block(copy.source):
                 why.setdefault(copy.source, _misaligned(copy, block))
         if mode is Reflink.ALWAYS and why:
-            raise ShareError(_cannot_share(why, directory))
+            raise ShareError(_cannot_share(why, another_place=bool(ways.why_not)))
         steps = list(leave_holes(steps, lambda source, offset, length: files[source].data_ranges(offset, length)))
         needed = new_space(steps, reflink.block_size(draft.fd))
         _check_space(directory, needed)
@@ -177,9 +177,11 @@ def _misaligned(copy: Copy, block: int) -> str:
     )
 
 
-def _cannot_share(why: dict[Source, str], directory: str) -> str:
+def _cannot_share(why: dict[Source, str], another_place: bool) -> str:
+    """The reasons, and what would help: `another_place` for the file, or another disk."""
     reasons = "; ".join(f"{source.name}: {reason}" for source, reason in why.items())
-    return f"{reasons}. Choose a directory on the backups' own file system with -o, or allow a copy with --reflink auto"
+    there = "Choose a directory on the backups' own file system with -o"
+    return f"{reasons}. {there if another_place else 'Take the volume with --volume-only'}, or allow a copy with --reflink auto"
 
 
 def _check_space(directory: str, needed: int) -> None:
