@@ -8,7 +8,7 @@ from file names may hold surrogate escapes (`os.fsdecode`).
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import NamedTuple
@@ -98,6 +98,22 @@ class ImageFacts:
         return self.letter in ("SYSVOL", "ESP")
 
 
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Where a source has data: offset and length of everything that is no hole, in order. All else in it reads as zero.
+
+    `block` is the unit in which its file system shares data: a file range is cloned only to a place that agrees with its
+    own modulo that. A power of two.
+    """
+
+    block: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+Ask = Callable[[Source], Allocation | None]
+"""Asks where a source has data. None: that is not known yet."""
+
+
 class Kind(StrEnum):
     """Why something is not offered, in a word: for counting."""
 
@@ -105,7 +121,6 @@ class Kind(StrEnum):
     FORGOTTEN = "not in the database"
     UNREADABLE = "unreadable"
     UNUSABLE = "unusable"
-    UNSUPPORTED = "unsupported"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,10 @@
 Not for: time, or anything a file format defines for itself.
 """
 
+import struct
+from array import array
+from typing import Literal
+
 SECTOR = 512
 KiB = 1024
 MiB = 1024 * KiB
@@ -18,6 +22,17 @@ def align_down(value: int, unit: int) -> int:
 def align_up(value: int, unit: int) -> int:
     """The smallest multiple of `unit` that is not below `value`."""
     return -(-value // unit) * unit
+
+
+_HOST_ORDER = "little" if struct.pack("=H", 1)[0] else "big"
+
+
+def packed(values: "array[int]", order: Literal["little", "big"]) -> bytes:
+    """The bytes of a table of unsigned integers, each in the given order."""
+    if order != _HOST_ORDER:
+        values = values[:]
+        values.byteswap()
+    return values.tobytes()
 
 
 def human(size: int) -> str:

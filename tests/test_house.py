@@ -31,6 +31,8 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.formats.mbr": (1, PURE),
     "synthfs.formats.gpt": (1, PURE),
     "synthfs.formats.vhd": (1, PURE),
+    "synthfs.formats.vhdx": (1, PURE),
+    "synthfs.formats.vmdk": (1, PURE),
     "synthfs.urbackup": (1, BOTH),
     "synthfs.urbackup.mbrfile": (1, PURE),
     "synthfs.urbackup.rawfile": (1, PURE),
@@ -50,6 +52,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host.zfs": (1, WORLD),
     "synthfs.host.reflink": (1, WORLD),
     "synthfs.host.publish": (1, WORLD),
+    "synthfs.host.holes": (1, WORLD),
     "synthfs.host.scratch": (1, WORLD),
     "synthfs.host.control": (1, WORLD),
     # -- 2 drawing room
@@ -60,6 +63,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.plan.complete": (2, PURE),
     "synthfs.plan.nearest": (2, PURE),
     "synthfs.plan.catalog": (2, PURE),
+    "synthfs.plan.sparse": (2, PURE),
     "synthfs.plan.container": (2, PURE),
     "synthfs.plan.renew": (2, PURE),
     "synthfs.plan.names": (2, PURE),
@@ -120,8 +124,8 @@ ORDER = list(HOUSE)
 
 PURE_STANDARD_LIBRARY = frozenset(
     (
-        *("abc", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "enum", "fnmatch", "functools"),
-        *("hashlib", "itertools", "math", "re", "struct", "types", "typing", "unicodedata", "uuid", "zlib"),
+        *("abc", "array", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "enum", "fnmatch"),
+        *("functools", "hashlib", "itertools", "math", "re", "struct", "types", "typing", "unicodedata", "uuid", "zlib"),
     )
 )
 """What the pure wing may use of it: nothing here reads a file or a clock, rolls dice or logs, but for the names below."""

@@ -13,6 +13,7 @@ from handmade import DISK_B, MIB, Slot, database, gpt, image, protective, row, s
 from makembr import GptCopy
 from synthfs.model import ImageFacts, Kind, Skipped
 from synthfs.plan.catalog import Catalog, plan
+from synthfs.plan.container import Format
 from synthfs.plan.sync import Found, Frozen, SyncPlan, plan_sync
 
 SECTORS = 1 << 19
@@ -38,7 +39,7 @@ def catalog(*images: ImageFacts, rows: Sequence[ImageFacts] = (), skipped: Itera
 def frozen(*days: int, client: str = "pc", keep: int = 9) -> list[Frozen]:
     """The records of disks of C: of these days, as an earlier run left them."""
     images = [taken(day=day, client=client) for day in days]
-    made = plan_sync(catalog(*images), [], {}, keep, ".vhd").make
+    made = plan_sync(catalog(*images), [], {}, keep, Format.VHD).make
     return [replace(new.frozen, size=MADE.size, mtime_ns=MADE.mtime_ns) for new in made]
 
 
@@ -62,47 +63,47 @@ class TestMaking:
     @pytest.mark.parametrize(("keep", "expected"), [(1, [3]), (2, [2, 3]), (5, [1, 2, 3])])
     def test_the_newest_of_each_disk(self, keep: int, expected: list[int]) -> None:
         """Of each disk the newest `keep`, under the client's folder and the image's name."""
-        found = plan_sync(catalog(*(taken(day=day) for day in (2, 1, 3))), [], {}, keep, ".vhd")
+        found = plan_sync(catalog(*(taken(day=day) for day in (2, 1, 3))), [], {}, keep, Format.VHD)
         assert made(found) == expected
         assert found.make[-1].frozen.place == "pc/Image_C_260303-0201.vhd"
 
     def test_c_stands_for_its_disk(self) -> None:
         """D: and the ESP are on the disk of C: and are not frozen again; the disk of another identity is."""
         mine = [taken("ESP"), taken("C"), taken("D"), taken("D", table=OTHER_TABLE, client="other")]
-        places = [new.frozen.place for new in plan_sync(catalog(*mine), [], {}, 1, ".vhd").make]
+        places = [new.frozen.place for new in plan_sync(catalog(*mine), [], {}, 1, Format.VHD).make]
         assert places == ["other/Image_D_260301-0201.vhd", "pc/Image_C_260301-0201.vhd"]
 
     def test_clients(self) -> None:
         """Only clients that match are looked after; the files of others are neither removed nor counted."""
         images = [taken(client="pc-1"), taken(client="pc-2"), taken(client="mac")]
         others = frozen(1, 2, client="gone")
-        found = plan_sync(catalog(*images), others, intact(*others), 1, ".vhd", client="pc-*")
+        found = plan_sync(catalog(*images), others, intact(*others), 1, Format.VHD, client="pc-*")
         assert [new.frozen.client for new in found.make] == ["pc-1", "pc-2"]
         assert (removed(found), found.kept, found.refused) == ([], (), False)
 
     def test_what_is_there_is_not_made_again(self) -> None:
         """A disk that is there, ours or not, is not made again; one that is not ours is mentioned."""
         (mine,) = frozen(1)
-        assert plan_sync(catalog(taken()), [mine], intact(mine), 1, ".vhd") == SyncPlan((), (), (), (mine,), (), False)
-        found = plan_sync(catalog(taken()), [], intact(mine), 1, ".vhd")
+        assert plan_sync(catalog(taken()), [mine], intact(mine), 1, Format.VHD) == SyncPlan((), (), (), (mine,), (), False)
+        found = plan_sync(catalog(taken()), [], intact(mine), 1, Format.VHD)
         assert (found.make, [mine.place in remark for remark in found.remarks]) == ((), [True])
 
     def test_only_a_better_edition_replaces(self) -> None:
         """A disk that gained a partition is made anew; one that lost one, or only changed, is not."""
         (poor,) = frozen(1)
-        rich = plan_sync(catalog(taken("ESP"), taken()), [], {}, 1, ".vhd").make[0].frozen
+        rich = plan_sync(catalog(taken("ESP"), taken()), [], {}, 1, Format.VHD).make[0].frozen
         rich = replace(rich, size=MADE.size, mtime_ns=MADE.mtime_ns)
-        better = plan_sync(catalog(taken("ESP"), taken()), [poor], intact(poor), 1, ".vhd")
+        better = plan_sync(catalog(taken("ESP"), taken()), [poor], intact(poor), 1, Format.VHD)
         assert [new.replace for new in better.make] == [True]
         for old, images in ((rich, [taken()]), (replace(poor, edition="other"), [taken()])):
-            assert plan_sync(catalog(*images), [old], intact(old), 1, ".vhd").make == ()
+            assert plan_sync(catalog(*images), [old], intact(old), 1, Format.VHD).make == ()
 
     def test_a_file_written_to_is_left_alone(self) -> None:
         """It is neither replaced by a better one nor removed, by whatever option; that is said."""
         (mine,) = frozen(1)
         for found in ({mine.place: replace(MADE, mtime_ns=5)}, {mine.place: replace(MADE, size=5)}):
             for images in ([taken("ESP"), taken()], [taken(day=2)], [taken(client="other")]):
-                result = plan_sync(catalog(*images), [mine], found, 1, ".vhd", prune_anyway=True)
+                result = plan_sync(catalog(*images), [mine], found, 1, Format.VHD, prune_anyway=True)
                 assert not any(new.replace for new in result.make)
                 assert removed(result) == []
                 assert [mine.place in remark for remark in result.remarks] == [True]
@@ -112,23 +113,23 @@ class TestPruning:
     def test_outdated(self) -> None:
         """An older disk goes once `keep` newer ones are there; its successors are named."""
         old = frozen(1)
-        found = plan_sync(catalog(taken(day=1), taken(day=2)), old, intact(*old), 1, ".vhd")
+        found = plan_sync(catalog(taken(day=1), taken(day=2)), old, intact(*old), 1, Format.VHD)
         assert (made(found), removed(found), found.refused) == ([2], [1], False)
         assert found.outdated[0].newer == ("pc/Image_C_260302-0201.vhd",)
-        assert removed(plan_sync(catalog(taken(day=1), taken(day=2)), old, intact(*old), 2, ".vhd")) == []
+        assert removed(plan_sync(catalog(taken(day=1), taken(day=2)), old, intact(*old), 2, Format.VHD)) == []
 
     def test_deleted_by_urbackup(self) -> None:
         """A disk whose backup is gone goes as well, as long as the row is gone and so is the directory."""
         old = frozen(1, 2, 3)
         now = [taken(day=2), taken(day=3)]
-        assert removed(plan_sync(catalog(*now), old, intact(*old), 5, ".vhd")) == [1]
-        assert removed(plan_sync(catalog(*now, rows=[taken(day=1)]), old, intact(*old), 5, ".vhd")) == []
-        assert removed(plan_sync(catalog(*now), old, intact(*old), 5, ".vhd", is_there=lambda name: "0301-" in name)) == []
+        assert removed(plan_sync(catalog(*now), old, intact(*old), 5, Format.VHD)) == [1]
+        assert removed(plan_sync(catalog(*now, rows=[taken(day=1)]), old, intact(*old), 5, Format.VHD)) == []
+        assert removed(plan_sync(catalog(*now), old, intact(*old), 5, Format.VHD, is_there=lambda name: "0301-" in name)) == []
 
     def test_normal_succession_is_no_loss(self) -> None:
         """UrBackup that deletes the old backup when the new one is there is nothing to stop for."""
         old = frozen(1)
-        found = plan_sync(catalog(taken(day=2)), old, intact(*old), 1, ".vhd")
+        found = plan_sync(catalog(taken(day=2)), old, intact(*old), 1, Format.VHD)
         assert (made(found), removed(found), found.refused) == ([2], [1], False)
 
     @pytest.mark.parametrize(("left", "goes"), [((3, 4), [1, 2]), ((4,), []), ((), [])])
@@ -136,10 +137,10 @@ class TestPruning:
         """Half of a client's files may go at once; of more, none does, and the run ends with an error."""
         old = frozen(1, 2, 3, 4)
         other = taken(client="other")
-        found = plan_sync(catalog(other, *(taken(day=day) for day in left)), old, intact(*old), 9, ".vhd")
+        found = plan_sync(catalog(other, *(taken(day=day) for day in left)), old, intact(*old), 9, Format.VHD)
         assert (removed(found), found.refused) == (goes, not goes)
         anyway = plan_sync(
-            catalog(other, *(taken(day=day) for day in left)), old, intact(*old), 9, ".vhd", prune_anyway=True
+            catalog(other, *(taken(day=day) for day in left)), old, intact(*old), 9, Format.VHD, prune_anyway=True
         )
         assert removed(anyway) == [day for day in (1, 2, 3, 4) if day not in left]
 
@@ -147,31 +148,31 @@ class TestPruning:
         """Keeping one of four instead of four is removing more than half, too: that takes the option."""
         old = frozen(1, 2, 3, 4)
         images = [taken(day=day) for day in (1, 2, 3, 4)]
-        refused = plan_sync(catalog(*images), old, intact(*old), 1, ".vhd")
+        refused = plan_sync(catalog(*images), old, intact(*old), 1, Format.VHD)
         assert (removed(refused), refused.refused) == ([], True)
-        assert removed(plan_sync(catalog(*images), old, intact(*old), 1, ".vhd", prune_anyway=True)) == [1, 2, 3]
+        assert removed(plan_sync(catalog(*images), old, intact(*old), 1, Format.VHD, prune_anyway=True)) == [1, 2, 3]
 
     def test_trouble_with_a_client(self) -> None:
         """Of a client that could not be read in full nothing is removed; the others are not affected."""
         mine, theirs = frozen(1, 2), frozen(1, 2, client="other")
         trouble = Skipped("pc", "pc", "cannot be listed: Permission denied", Kind.UNREADABLE)
         now = [taken(day=2), taken(day=2, client="other")]
-        found = plan_sync(catalog(*now, skipped=[trouble]), [*mine, *theirs], intact(*mine, *theirs), 1, ".vhd")
+        found = plan_sync(catalog(*now, skipped=[trouble]), [*mine, *theirs], intact(*mine, *theirs), 1, Format.VHD)
         assert [old.frozen.place for old in found.outdated] == ["other/Image_C_260301-0201.vhd"]
         assert found.refused
 
     def test_empty_store(self) -> None:
         """A store without images removes nothing, and the run ends with an error, even if there is nothing to lose."""
         old = frozen(1)
-        found = plan_sync(catalog(), old, intact(*old), 1, ".vhd")
+        found = plan_sync(catalog(), old, intact(*old), 1, Format.VHD)
         assert (removed(found), found.make, found.refused) == ([], (), True)
-        assert plan_sync(catalog(), [], {}, 1, ".vhd").refused
-        assert removed(plan_sync(catalog(), old, intact(*old), 1, ".vhd", prune_anyway=True)) == [1]
+        assert plan_sync(catalog(), [], {}, 1, Format.VHD).refused
+        assert removed(plan_sync(catalog(), old, intact(*old), 1, Format.VHD, prune_anyway=True)) == [1]
 
     def test_another_store(self) -> None:
         """A store that is not that of the last run removes and replaces nothing."""
         old = frozen(1)
-        found = plan_sync(catalog(taken(day=2)), old, intact(*old), 1, ".vhd", same_store=False)
+        found = plan_sync(catalog(taken(day=2)), old, intact(*old), 1, Format.VHD, same_store=False)
         assert (made(found), removed(found), found.refused) == ([2], [], True)
-        better = plan_sync(catalog(taken("ESP"), taken()), old, intact(*old), 1, ".vhd", same_store=False)
+        better = plan_sync(catalog(taken("ESP"), taken()), old, intact(*old), 1, Format.VHD, same_store=False)
         assert better.make == ()

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from synthfs.errors import NotFoundError
-from synthfs.host import collector, mounts
+from synthfs.host import collector, holes, mounts
 from synthfs.host.state import Cache
-from synthfs.model import Note
+from synthfs.model import Ask, Note
 from synthfs.plan.catalog import Catalog
+from synthfs.plan.container import Format, suffixes
 from synthfs.plan.disk import Disk, volume_only
 from synthfs.plan.renew import new_identity
 from synthfs.plan.tree import NEW_IDENTITY, File, find, grow
@@ -109,6 +110,14 @@ def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
     raise NotFoundError(why[0])
 
 
+def hole_maps(disk: Disk, form: Format) -> Ask:
+    """Where the sources of `disk` have data, found out now if `form` rests on it. Raises SourceError where that fails."""
+    if not form.is_sparse:
+        return lambda source: None
+    with err.status("looking for holes", spinner="line") if sys.stderr.isatty() else nullcontext():
+        return {source: holes.gather(source) for source in disk.sources}.get
+
+
 def _named(catalog: Catalog, name: str, alone: bool) -> Disk | None:
     for disk in catalog.disks:
         if disk.image.name == name:
@@ -129,7 +138,10 @@ def _why_not(catalog: Catalog, name: str) -> str:
 
 
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
-    node = find(grow(look_at(mount.store, database)), path)
+    # As raw images all disks are there, whatever holes they have; a name differs only by what the container adds to it.
+    tree = grow(look_at(mount.store, database), formats=(Format.RAW,))
+    stem = next((path.removesuffix(suffix) for suffix in suffixes() if path.endswith(suffix)), path)
+    node = find(tree, stem + Format.RAW.suffix)
     if isinstance(node, File) and node.disk:
         return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
     raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}")

@@ -3,17 +3,19 @@
 Sizes and offsets are bytes, times are ISO 8601 in UTC. Not for: layout on a terminal (`cli/list`, `cli/show`).
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from synthfs.errors import SourceError, UnsupportedError
+from synthfs.errors import SourceError
 from synthfs.extents import Bytes, ExtentMap, FileRange, Zero
 from synthfs.formats import bootsector
 from synthfs.host.files import OpenSource
-from synthfs.model import Note, Skipped
+from synthfs.model import Ask, Note, Skipped
+from synthfs.plan import container
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.container import wrap
+from synthfs.plan.container import Format
 from synthfs.plan.disk import Content, Disk
 from synthfs.plan.names import windows_name
 
@@ -42,7 +44,8 @@ def catalog_facts(catalog: Catalog, client: str | None, everything: bool) -> Fac
     return facts
 
 
-def disk_facts(disk: Disk) -> Facts:
+def disk_facts(disk: Disk, formats: Iterable[Format] = (Format.VHD,), ask: Ask = lambda source: None) -> Facts:
+    """All about one disk, and about its containers in `formats`."""
     image = disk.image
     return {
         "client": image.client,
@@ -55,7 +58,7 @@ def disk_facts(disk: Disk) -> Facts:
         "disk_id": disk.layout.disk_id,
         "sector_size": disk.layout.sector_size,
         "length": disk.length,
-        **_containers(disk),
+        "containers": list(_containers(disk, formats, ask)),
         "mixed": disk.mixed,
         "partitions": [_partition_facts(content) for content in disk.contents],
         "notes": [note_facts(note) for note in disk.notes],
@@ -63,14 +66,11 @@ def disk_facts(disk: Disk) -> Facts:
     }
 
 
-def _containers(disk: Disk) -> Facts:
-    """The files that hold the disk, and why a mount has none of it where that is so."""
-    try:
-        container = wrap(disk)
-    except UnsupportedError as error:
-        return {"containers": [], "not_mounted": str(error)}
-    file = windows_name(disk.image.stem) + container.suffix
-    return {"containers": [{"format": "vhd", "file": file, "length": container.length}], "not_mounted": None}
+def _containers(disk: Disk, formats: Iterable[Format], ask: Ask) -> Iterator[Facts]:
+    """The files that hold the disk in each of `formats` that can; None for a length that is not known yet."""
+    for form in dict.fromkeys(container.fitting(disk, form) for form in formats):
+        outline = container.outline(disk, form, ask)
+        yield {"format": form, "file": windows_name(disk.image.stem) + form.suffix, "length": outline and outline.length}
 
 
 def _partition_facts(content: Content) -> Facts:

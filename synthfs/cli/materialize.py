@@ -3,27 +3,36 @@
 import os
 import sys
 import time
-from enum import StrEnum
+from dataclasses import replace
 from typing import Annotated, Any, assert_never
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Image, Json, VolumeOnly, err, find_disk, print_json, printable, say, say_notes
+from synthfs.cli.common import (
+    Database,
+    Image,
+    Json,
+    VolumeOnly,
+    err,
+    find_disk,
+    hole_maps,
+    print_json,
+    printable,
+    say,
+    say_notes,
+)
 from synthfs.cli.describe import note_facts
 from synthfs.engines.materialize import Prepared, Reflink, prepare
 from synthfs.errors import TargetError
-from synthfs.plan.container import wrap
+from synthfs.plan import container
+from synthfs.plan.container import ContainerFile, Format
 from synthfs.plan.names import windows_name
-from synthfs.plan.recipe import Clone, Copy, Hole, Step, Write
+from synthfs.plan.recipe import Clone, Copy, Hole, Repeat, Step, Write
 from synthfs.plan.renew import new_identity as renewed_disk
 from synthfs.units import human
 
 NOT_PROVEN = "ZFS was asked to share the data, but too much else happened in the pool to prove by its figures that it did"
-
-
-class Format(StrEnum):
-    VHD = "vhd"
 
 
 def materialize(
@@ -31,7 +40,10 @@ def materialize(
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE|DIR", help="Where to put it, outside the clients' folders.")
     ] = ".",
-    form: Annotated[Format, typer.Option("--format", help="The container to make.")] = Format.VHD,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="The container to make; vhd, or vhdx where that cannot hold it.", show_default=False),
+    ] = None,
     new_identity: Annotated[
         bool, typer.Option("--new-identity", help="Other disk and partition ids, to attach it beside the original.")
     ] = False,
@@ -55,25 +67,39 @@ def materialize(
     suffix = ".volume" if alone else ""
     if new_identity:
         disk, suffix = renewed_disk(disk), f"{suffix}.new-identity"
-    container = wrap(disk)
-    directory, name = target(output, windows_name(disk.image.stem) + suffix + container.suffix)
+    form = form or container.fitting(disk, Format.VHD)
+    container.check(disk, form)
+    directory, name = target(output, windows_name(disk.image.stem) + suffix + form.suffix)
     store = disk.image.raw.path.removesuffix(disk.image.name).rstrip("/")
     check_place(directory, store)
-    _check_target(f"{directory}/{name}", force)
+    first, *beside = container.of_disk(disk, form, name.removesuffix(form.suffix), hole_maps(disk, form))
+    files = [*beside, replace(first, name=name)]
+    for file in files:
+        _check_target(f"{directory}/{file.name}", force)
     say_notes(tuple(note for note in disk.notes if note.warning))
-    with prepare(container.extent_map(), directory, mode) as prepared:
-        if not dry_run:
-            freeze(prepared, name, force)
-        seconds = time.monotonic() - began
-        proven = dry_run or prepared.measure()
-        facts = _facts(f"{directory}/{name}", prepared, dry_run, seconds)
-        facts["notes"] = [note_facts(note) for note in disk.notes]
+    answers = [_made(file, directory, mode, dry_run, force, began) for file in files]
+    # The file to open is made last, when what it needs is there; what is told is about the one that holds the disk.
+    (facts, prepared, proven), *_ = answers
+    facts |= {"file": f"{directory}/{name}", "files": [answer[0]["file"] for answer in answers]}
+    facts["notes"] = [note_facts(note) for note in disk.notes]
     if as_json:
         print_json(facts | {"steps": [_as_json(step) for step in prepared.steps]})
     else:
         _report(facts, prepared)
     if not proven:
         say(f"note: {NOT_PROVEN}")
+
+
+def _made(
+    file: ContainerFile, directory: str, mode: Reflink, dry_run: bool, force: bool, began: float
+) -> tuple[dict[str, Any], Prepared, bool]:
+    """Makes one file, unless it is a dry run. Returns its figures, what they are from, and whether sharing is proven."""
+    with prepare(file.extent_map(), directory, mode) as prepared:
+        if not dry_run:
+            freeze(prepared, file.name, force)
+        seconds = time.monotonic() - began
+        proven = dry_run or prepared.measure()
+        return _facts(f"{directory}/{file.name}", prepared, dry_run, seconds), prepared, proven
 
 
 def target(output: str, usual_name: str) -> tuple[str, str]:
@@ -113,7 +139,7 @@ def _facts(path: str, prepared: Prepared, dry_run: bool, seconds: float) -> dict
     sums = prepared.expected
     facts = {"file": path, "length": prepared.extents.length, "dry_run": dry_run, "seconds": round(seconds, 3)}
     parts = {"cloned": sums.cloned, "copied": sums.copied, "edges": sums.edges, "written": sums.written, "hole": sums.hole}
-    return facts | parts | {"new_space": prepared.new_space}
+    return facts | parts | {"repeated": sums.repeated, "new_space": prepared.new_space}
 
 
 def _as_json(step: Step) -> dict[str, Any]:
@@ -133,6 +159,8 @@ def _verb(step: Step) -> str:
             return "write"
         case Hole():
             return "hole"
+        case Repeat():
+            return "repeat"
         case _:
             assert_never(step)
 

@@ -21,6 +21,7 @@ from synthfs.extents import Source
 from synthfs.host import background, files, mounts, probe
 from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
+from synthfs.plan.container import Format
 from synthfs.plan.tree import README, Tree
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class LogLevel(StrEnum):
 
 Mountpoint = Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="An empty directory outside the store.")]
 
+Formats = Annotated[list[Format], typer.Option("--format", help="What to show each disk as; may be given more than once.")]
 Mode = Annotated[
     str | None, typer.Option(metavar="OCTAL", help="Their permission bits; 0440, or 0660 if writable.", show_default=False)
 ]
@@ -62,6 +64,7 @@ def mount(
     mode: Mode = None,
     writable: Writable = None,
     discard_after: DiscardAfter = 0.0,
+    formats: Formats = [Format.VHD],  # noqa: B006  # typer copies it
     refresh: Annotated[float, typer.Option(metavar="SECONDS", help="How often to look for new backups.", min=0)] = 60.0,
     log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.WARNING,
     log_file: Annotated[str | None, typer.Option(metavar="FILE", help="Log there.", show_default=False)] = None,
@@ -97,7 +100,7 @@ def mount(
         from synthfs.fuse.operations import Access
 
         logging.basicConfig(level=log_level.upper(), handlers=[handler])
-        settings = Settings(place, Access(*access), allow_other, refresh, scratch, discard_after * _DAY)
+        settings = Settings(place, Access(*access), allow_other, refresh, scratch, discard_after * _DAY, tuple(formats))
         serve_fuse(
             catalog, lambda before: look_again(before, database), settings, lambda tree: _greet(tree, catalog, place, daemon)
         )
@@ -227,10 +230,10 @@ def _log_handler(file: str | None, daemon: bool) -> logging.Handler:
 
 
 def _greet(tree: Tree, catalog: Catalog, place: str, daemon: bool) -> None:
-    for skipped in (*catalog.skipped, *tree.skipped):
+    for skipped in catalog.skipped:
         log.info("not offered: %s: %s", skipped.name, skipped.reason)
     if not daemon:
-        disks = len(catalog.disks) - len(tree.skipped)
+        disks = len(catalog.disks)
         say(f"{disks} disks of {catalog.store.root} are at {place}. Ctrl-C, or `synthfs umount {place}`, ends the mount.")
 
 

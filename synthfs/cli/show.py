@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from synthfs.cli import picture
-from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, out, print_json, printable
+from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, hole_maps, out, print_json, printable
 from synthfs.cli.describe import Facts, data_of, disk_facts, extent_facts, table_facts
 from synthfs.cli.picture import Cell
-from synthfs.plan.container import wrap
+from synthfs.plan import container
+from synthfs.plan.container import Format
 from synthfs.units import human
 
 _WIDEST = 120
@@ -28,13 +29,15 @@ def show(
     """Show the layout of the disk that IMAGE belongs to."""
     disk = find_disk(image, database, alone)
     data = data_of(disk)
-    facts = disk_facts(disk) | {"tables": table_facts(disk)}
+    facts = disk_facts(disk, list(Format), hole_maps(disk, Format.VHDX)) | {"tables": table_facts(disk)}
     for partition in facts["partitions"]:
         if (ranges := data.get(partition["number"])) is not None:
             used = sum(length for _, length in ranges)
             partition |= {"data": used, "holes": partition["image_length"] - used}
     if extents:
-        facts["extents"] = extent_facts(wrap(disk).extent_map())
+        form = container.fitting(disk, Format.VHD)
+        file, *_ = container.of_disk(disk, form, disk.image.stem, hole_maps(disk, form))
+        facts["extents"] = extent_facts(file.extent_map())
     if as_json:
         print_json(facts)
         return
@@ -42,10 +45,8 @@ def show(
     _print_picture(facts, data)
     out.print(_parts(facts))
     out.print()
-    for container in facts["containers"]:
-        out.print(f"{container['format']}: {printable(container['file'])}, {container['length']} bytes")
-    if facts["not_mounted"]:
-        out.print(f"warning: not shown in a mount: {printable(facts['not_mounted'])}")
+    for each in facts["containers"]:
+        out.print(f"{each['format']}: {printable(each['file'])}, {each['length']} bytes")
     for note in facts["notes"]:
         out.print(f"{'warning' if note['warning'] else 'note'}: {printable(note['text'])}")
     if extents:

@@ -12,14 +12,15 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Json, Store, err, look_at, print_json, printable, say, say_notes
-from synthfs.cli.materialize import NOT_PROVEN, Format
+from synthfs.cli.common import Database, Json, Store, err, hole_maps, look_at, print_json, printable, say, say_notes
+from synthfs.cli.materialize import NOT_PROVEN
 from synthfs.engines.materialize import Reflink, prepare
-from synthfs.errors import SynthfsError, TargetError
+from synthfs.errors import SynthfsError, TargetError, UnsupportedError
 from synthfs.host import state
 from synthfs.host.publish import free_share, settle, space_share
+from synthfs.plan import container
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.container import wrap
+from synthfs.plan.container import Format
 from synthfs.plan.sync import Found, Frozen, Make, Outdated, SyncPlan, plan_sync
 
 _PARTIAL = 1
@@ -43,15 +44,17 @@ def sync(
 
     Only files that synthfs made there and that nobody changed are ever removed.
     """
+    if form is Format.VMDK:
+        raise UnsupportedError("sync keeps one file a disk, and a vmdk is two; choose another --format")
     directory = os.path.realpath(to)
     record = state.path_for("sync", directory)
     share_free = _percentage(min_free)
     with nullcontext() if dry_run else state.alone(record):
         catalog = _settled(store, database, wait)
         say_notes(catalog.notes)
-        run = _Run(catalog, directory, record, share_free, dry_run)
+        run = _Run(catalog, directory, record, form, share_free, dry_run)
         run.check_place()
-        plan = run.plan(form.value, keep, client, prune_anyway)
+        plan = run.plan(keep, client, prune_anyway)
         for remark in plan.remarks:
             say(f"note: {remark}")
         run.carry_out(plan)
@@ -95,10 +98,13 @@ def _percentage(text: str) -> float:
 class _Run:
     """One run of `sync` over one directory."""
 
-    def __init__(self, catalog: Catalog, directory: str, record: str, min_free: float, dry_run: bool) -> None:
+    def __init__(
+        self, catalog: Catalog, directory: str, record: str, form: Format, min_free: float, dry_run: bool
+    ) -> None:
         self._catalog = catalog
         self._directory = directory
         self._record = record
+        self._form = form
         self._min_free = min_free
         self._dry_run = dry_run
         self._loaded = state.load(record)
@@ -120,7 +126,7 @@ class _Run:
         if f"{os.path.realpath(directory)}/".startswith(f"{self._catalog.store.root}/"):
             raise TargetError(f"{directory} lies in UrBackup's storage, whose clean-up deletes what it does not know")
 
-    def plan(self, form: str, keep: int, client: str, prune_anyway: bool) -> SyncPlan:
+    def plan(self, keep: int, client: str, prune_anyway: bool) -> SyncPlan:
         root = self._catalog.store.root
         self._found = dict(_found(self._directory))
         self._frozen = _recorded(self._loaded, self._found)
@@ -131,7 +137,7 @@ class _Run:
             self._frozen.values(),
             self._found,
             keep,
-            f".{form}",
+            self._form,
             client,
             same_store=self._is_the_same(),
             prune_anyway=prune_anyway,
@@ -193,8 +199,11 @@ class _Run:
 
             before = self._frozen.get(place)
             try:
-                with prepare(wrap(new.disk).extent_map(), client_directory, Reflink.ALWAYS) as prepared:
-                    prepared.freeze(os.path.basename(path), new.replace, about_to_publish=announce)
+                form = container.fitting(new.disk, self._form)
+                stem = os.path.basename(path).removesuffix(form.suffix)
+                (file,) = container.of_disk(new.disk, form, stem, hole_maps(new.disk, form))
+                with prepare(file.extent_map(), client_directory, Reflink.ALWAYS) as prepared:
+                    prepared.freeze(file.name, new.replace, about_to_publish=announce)
                     if not prepared.measure():
                         say(f"note: {place}: {NOT_PROVEN}")
             except SynthfsError:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from synthfs.cli.common import Database, Json, VolumeOnly, err, find_disk, look_at, out, printable, say_notes
+from synthfs.cli.common import Database, Json, VolumeOnly, err, find_disk, hole_maps, look_at, out, printable, say_notes
 from synthfs.cli.findings import Audit, check_file, check_image, check_tables
 from synthfs.engines.crew import Crew
 from synthfs.engines.verify import EVERYTHING, Sample
@@ -23,8 +23,9 @@ from synthfs.errors import DiffersError, FormatError, NotFoundError, SourceError
 from synthfs.extents import ExtentMap, Source
 from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Fault, Finding
+from synthfs.plan import container
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.container import wrap
+from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk, Planner, Volume
 from synthfs.plan.renew import new_identity as renewed_disk
 from synthfs.units import human
@@ -196,11 +197,16 @@ class _Run:
 
 
 def _form_of(disk: Disk, file: OpenSource) -> ExtentMap:
-    """The map that `file` has to follow: by its name or its length, the bare disk or a container."""
-    bare = disk.extent_map()
-    if file.source.size == bare.length and not file.source.path.endswith(".vhd"):
-        return bare
-    return wrap(disk).extent_map()
+    """The map that `file` has to follow: that of the container that it begins or ends like, or of the bare disk."""
+    front, back = bytearray(8), bytearray(8)
+    if file.source.size >= 512:
+        file.read(0, memoryview(front))
+        file.read(file.source.size - 512, memoryview(back))
+    form = {b"vhdxfile": Format.VHDX, b"conectix": Format.VHD_DYNAMIC}.get(bytes(front))
+    form = form or (Format.VHD if back == b"conectix" else Format.RAW)
+    container.check(disk, form)
+    (found,) = container.of_disk(disk, form, disk.image.stem, hole_maps(disk, form))
+    return found.extent_map()
 
 
 def _of(audits: Sequence[Audit], fault: Fault) -> str:

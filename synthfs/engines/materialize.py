@@ -22,7 +22,7 @@ from synthfs.extents import ExtentMap, Source
 from synthfs.host import reflink
 from synthfs.host.files import OpenSource
 from synthfs.host.publish import Draft, unwritable
-from synthfs.plan.recipe import Clone, Copy, Hole, Step, Totals, Write, cook, leave_holes, new_space, totals, unshared
+from synthfs.plan.recipe import Clone, Copy, Hole, Repeat, Step, Totals, Write, cook, leave_holes, new_space, totals, unshared
 from synthfs.units import GiB, MiB, human
 
 _CLONE_AT_ONCE = 8 * GiB
@@ -115,6 +115,10 @@ class Prepared:
                     length = min(_CLONE_AT_ONCE, step.length - skip)
                     way.share(file.fd, step.offset + skip, length, target, step.target + skip)
                 return reflink.allocated(target) - before
+            case Repeat(at, first, length):
+                before = reflink.allocated(target)
+                reflink.clone_range(target, first, length, target, at)
+                return reflink.allocated(target) - before
             case _:
                 assert_never(step)
         return 0
@@ -142,7 +146,7 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
             stack.callback(files[source].close)
         draft = stack.enter_context(Draft(directory))
         ways = sharing.find({} if mode is Reflink.NEVER else files, draft.fd, directory)
-        steps = cook(extents, ways.block)
+        steps = cook(extents, ways.block, ways.own_block)
         why = dict(ways.why_not)
         for copy in unshared(steps):
             if block := ways.block(copy.source):

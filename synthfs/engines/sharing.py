@@ -41,12 +41,16 @@ class Way:
 
 @dataclass(slots=True)
 class Ways:
-    """How each source can be shared, or why it cannot. `pool` is that of the new file, None where it is not on ZFS."""
+    """How each source can be shared, or why it cannot. `pool` is that of the new file, None where it is not on ZFS.
+
+    `own_block` is the block in which the new file can share data with itself; None where it cannot.
+    """
 
     by_source: dict[Source, Way] = field(default_factory=dict)
     why_not: dict[Source, str] = field(default_factory=dict)
     pool: zfs.Pool | None = None
     saved_before: int = 0
+    own_block: int | None = None
 
     def block(self, source: Source) -> int | None:
         way = self.by_source.get(source)
@@ -77,6 +81,8 @@ def find(files: Files, target: int, directory: str) -> Ways:
             ways.why_not[source] = _UNLIKE if unlike else str(refused)
         else:
             ways.by_source[source] = Way(block, reflink.clone_range)
+    if ways.by_source:
+        ways.own_block = reflink.block_size(target)
     return ways
 
 

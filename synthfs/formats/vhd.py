@@ -1,21 +1,38 @@
-"""The fixed VHD: a bare disk with a footer of 512 bytes behind it.
+"""The VHD: a bare disk with a footer of 512 bytes behind it, or blocks of one behind a table.
 
-    offset size  footer, big endian                    fixed disk
+    fixed      the disk, footer
+    dynamic    copy of the footer, header, block allocation table (BAT), blocks, footer
+
+    offset size  footer, big endian                    fixed disk (dynamic)
        0    8    cookie                                "conectix"
        8    4    features                              2 (reserved, always set)
       12    4    file format version                   1.0
-      16    8    data offset                           all ones
+      16    8    data offset                           all ones (512: the header's)
       24    4    time stamp                            seconds since 2000-01-01 UTC
       28    4    creator application                   "win "
       32    4    creator version                       10.0
       36    4    creator host system                   "Wi2k"
       40  8, 8   original size, current size           bytes of the disk
       56    4    geometry                              cylinders (2), heads (1), sectors per track (1)
-      60    4    disk type                             2
+      60    4    disk type                             2 (3)
       64    4    checksum                              ones' complement of the sum of all other bytes
       68   16    unique id                             a GUID, big endian
       84    1    saved state                           0
       85  427    reserved                              0
+
+    offset size  header, big endian
+       0    8    cookie                                "cxsparse"
+       8    8    data offset                           all ones
+      16    8    table offset                          of the BAT: 1536
+      24    4    header version                        1.0
+      28    4    max table entries                     blocks of the disk
+      32    4    block size                            2 MiB
+      36    4    checksum                              as in the footer
+      40  984    parent                                0: there is none
+
+The BAT has for each block the sector in the file at which it begins, and all ones for a block that is zero and not there; what
+is left of the BAT's last sector is all ones. A block is a bitmap of one sector, a bit for each sector of the block,
+and the block's 2 MiB behind it; the last one has its full length, whatever is left of the disk.
 
 Source: Virtual Hard Disk Image Format Specification 1.0 (Microsoft, 2006). The creator is "win " because readers take the
 size from the footer for the creators they know, and for others compute it from the geometry, which cannot express every
@@ -23,17 +40,31 @@ size: qemu would cut off the backup GPT.
 """
 
 import struct
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
 from synthfs.errors import FormatError
-from synthfs.units import GiB
+from synthfs.units import SECTOR, GiB, MiB, align_up, packed
 
 SIZE = 512
 MAX_DISK = 2040 * GiB
 """No reader takes more, though the fields could say it."""
 
-FIXED = 2
+FIXED, DYNAMIC = 2, 3
+NO_OFFSET = 0xFFFFFFFFFFFFFFFF
+BLOCK = 2 * MiB
+ABSENT = 0xFFFFFFFF
+HEADER_AT, BAT_AT = 512, 1536
+BITMAP = b"\xff" * (BLOCK // SECTOR // 8)
+"""That of a block that is there: it says so of each of its sectors."""
+
+MAX_BLOCK_AT = ABSENT * SECTOR - 1
+"""The BAT's entries have 32 bits, one of them taken: a block further back in the file cannot be named."""
+
+_HEADER = struct.Struct(">8sQQIIII984s")
+_HEADER_CHECKSUM_AT = 36
 _FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBII16sB427s")
 _CHECKSUM_AT = 64
 _EPOCH = 946684800
@@ -48,7 +79,7 @@ class Footer:
     unique_id: UUID
     timestamp: int
     disk_type: int = FIXED
-    data_offset: int = 0xFFFFFFFFFFFFFFFF
+    data_offset: int = NO_OFFSET
 
     def pack(self) -> bytes:
         since_2000 = min(max(self.timestamp - _EPOCH, 0), 0xFFFFFFFF)
@@ -87,6 +118,61 @@ def parse(raw: bytes) -> Footer:
     if checksum(blank) != fields[14]:
         raise FormatError(f"VHD footer has checksum {fields[14]:08x}, its bytes give {checksum(blank):08x}")
     return Footer(fields[9], UUID(bytes=fields[15]), fields[4] + _EPOCH, fields[13], fields[3])
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of a dynamic VHD; `entries` is the number of blocks of the disk."""
+
+    entries: int
+    bat_offset: int = BAT_AT
+    block_size: int = BLOCK
+
+    def pack(self) -> bytes:
+        raw = bytearray(
+            _HEADER.pack(b"cxsparse", NO_OFFSET, self.bat_offset, 0x00010000, self.entries, self.block_size, 0, b"")
+        )
+        raw[_HEADER_CHECKSUM_AT : _HEADER_CHECKSUM_AT + 4] = checksum(raw).to_bytes(4, "big")
+        return bytes(raw)
+
+
+def parse_header(raw: bytes) -> Header:
+    """Raises FormatError for a wrong length, cookie or checksum, and for a differencing disk's header."""
+    if len(raw) != _HEADER.size:
+        raise FormatError(f"VHD header has {len(raw)} bytes, not {_HEADER.size}")
+    cookie, _, bat_offset, _, entries, block_size, stated, parent = _HEADER.unpack(raw)
+    if cookie != b"cxsparse":
+        raise FormatError(f"VHD header begins with {cookie!r}, not b'cxsparse'")
+    blank = raw[:_HEADER_CHECKSUM_AT] + bytes(4) + raw[_HEADER_CHECKSUM_AT + 4 :]
+    if checksum(blank) != stated:
+        raise FormatError(f"VHD header has checksum {stated:08x}, its bytes give {checksum(blank):08x}")
+    if any(parent):
+        raise FormatError("VHD header names a parent")
+    return Header(entries, bat_offset, block_size)
+
+
+def empty_bat(entries: int) -> "array[int]":
+    """A table of so many blocks, none of which is there."""
+    return array("I", b"\xff" * (4 * entries))
+
+
+def enter(bat: "array[int]", runs: Iterable[range], at: int, slot: int) -> None:
+    """Notes in `bat` that the blocks `runs` begin at `at`, one behind the other, every `slot` bytes."""
+    sector, step = at // SECTOR, slot // SECTOR
+    for run in runs:
+        end = sector + len(run) * step
+        bat[run.start : run.stop] = array("I", range(sector, end, step))
+        sector = end
+
+
+def pack_bat(entries: "array[int]") -> bytes:
+    """The table of the sectors at which blocks begin in the file, `ABSENT` for those that are not there."""
+    return packed(entries, "big").ljust(bat_length(len(entries)), b"\xff")
+
+
+def bat_length(entries: int) -> int:
+    """Bytes that a BAT of so many entries takes in the file: whole sectors."""
+    return align_up(entries * 4, SECTOR)
 
 
 def checksum(raw: bytes | bytearray) -> int:

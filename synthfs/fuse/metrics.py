@@ -22,6 +22,7 @@ class Metrics:
     failed_refreshes: int = 0
     refresh_seconds: float = 0.0
     disks: int = 0
+    pending: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
 
@@ -38,6 +39,7 @@ class Metrics:
         """All of it. `held` is the length of backups that were deleted and are still open."""
         rows = [
             *_metric("synthfs_disks", "gauge", "Disks that the mount shows.", self.disks),
+            *_metric("synthfs_pending", "gauge", "Files that wait until the holes of their backups are known.", self.pending),
             *_header("synthfs_skipped", "gauge", "Images that it does not show, by reason."),
             *(f'synthfs_skipped{{reason="{_escaped(reason)}"}} {count}' for reason, count in sorted(self.skipped.items())),
             *_metric("synthfs_open_handles", "gauge", "Files that are open.", open_handles),

@@ -30,9 +30,11 @@ from synthfs.fuse.polling import look_before_sleeping
 from synthfs.fuse.refresh import Refresher, count
 from synthfs.fuse.supervision import Supervision
 from synthfs.fuse.writing import WritableOperations
+from synthfs.host import holes
 from synthfs.host.mounts import encode_source, users_may_allow_other
 from synthfs.model import STATUS
 from synthfs.plan.catalog import Catalog
+from synthfs.plan.container import Format, Outline
 from synthfs.plan.tree import METRICS, Live, Tree, grow
 from synthfs.plan.written import with_sessions
 
@@ -51,6 +53,8 @@ _HOUSEKEEPING = 2.0
 class Settings:
     """How to mount. `interval` is the time between scans of the store, in seconds; 0 scans on SIGHUP only.
 
+    `formats` are the containers in which each disk is shown.
+
     With `scratch`, a directory, disks can be written to; sessions that are left alone for `max_age` seconds are discarded,
     unless that is 0.
     """
@@ -61,6 +65,7 @@ class Settings:
     interval: float = 60.0
     scratch: str | None = None
     max_age: float = 0.0
+    formats: tuple[Format, ...] = (Format.VHD,)
 
 
 def serve(
@@ -76,16 +81,18 @@ def serve(
     """
     _allow_many_open_files()
     sys.setswitchinterval(_SWITCH)
+    holes.forget_old()
     with ExitStack() as stack:
         metrics = Metrics()
         scratch = stack.enter_context(Scratch(settings.scratch)) if settings.scratch else None
         live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
 
         last: list[tuple[Catalog, Tree]] = []
+        outlines: dict[tuple[bytes, Format], Outline] = {}
 
         def grown(catalog: Catalog) -> Tree:
-            if not last or last[0][0].machines != catalog.machines:
-                last[:] = [(catalog, grow(catalog, live))]
+            if not last or last[0][1].pending or last[0][0].machines != catalog.machines:
+                last[:] = [(catalog, grow(catalog, live, settings.formats, holes.known, outlines))]
             tree = last[0][1]
             return with_sessions(tree, scratch.facts()) if scratch else tree
 
@@ -104,7 +111,8 @@ def serve(
         stack.callback(pyfuse3.close, unmount=True)
         look_before_sleeping()
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
-        refresher = Refresher(operations, survey, grown, metrics, settings.interval, catalog, supervision.reloaded)
+        reloaded = supervision.reloaded
+        refresher = Refresher(operations, survey, grown, metrics, settings.interval, catalog, reloaded, holes.gather)
         trio.run(_main, operations, refresher, supervision, settings.max_age, lambda: mounted(tree))
 
 

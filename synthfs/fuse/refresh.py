@@ -1,8 +1,9 @@
 """Keeps a mount's tree up to date with its store, while it is served.
 
     interval or SIGHUP ─► scan and plan, in a thread ─► swap the tree, on the event loop ─► notify the kernel, in a thread
+    files that wait for hole maps ─► gather some of those, in a thread ─► the same
 
-One at a time; a signal during a scan causes one more scan after it. Two laws, both learnt the hard way:
+One at a time, scans first; a signal during a scan causes one more scan after it. Two laws, both learnt the hard way:
 
     - The kernel is notified from a worker thread only, under no lock that a handler takes, and not waited for without
       bound: from the event loop, a notification deadlocks in the kernel against a read of the same inode.
@@ -25,6 +26,7 @@ import pyfuse3
 import trio
 
 from synthfs.errors import NotFoundError, SynthfsError
+from synthfs.extents import Source
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Operations
 from synthfs.host import collector
@@ -34,6 +36,9 @@ from synthfs.plan.tree import Tree, changes
 log = logging.getLogger(__name__)
 
 NOTIFY_LIMIT = 30.0
+
+_GATHER_AT_ONCE = 2.0
+"""Seconds after which hole maps found so far are made use of."""
 
 
 class Refresher:
@@ -48,9 +53,10 @@ class Refresher:
         interval: float,
         catalog: Catalog,
         done: Callable[[], None] = lambda: None,
+        gather: Callable[[Source], object] = lambda source: None,
     ) -> None:
         """`interval` is in seconds; 0 means that only a signal causes a scan. `catalog` is what is shown now. `done` is called
-        after a scan that was asked for.
+        after a scan that was asked for. `gather` finds out what a tree wants to know of a source.
         """
         self._operations = operations
         self._survey = survey
@@ -61,17 +67,27 @@ class Refresher:
         self._wanted = trio.Event()
         self._catalog = catalog
         self._showing = trio.Lock()
+        self._gather = gather
+        self._given_up: set[Source] = set()
 
     def request(self) -> None:
         """Causes a scan at once, or another one after that which is under way."""
         self._wanted.set()
 
     async def run(self) -> None:
+        next_scan = trio.current_time() + (self._interval or float("inf"))
         while True:
-            with trio.move_on_after(self._interval or float("inf")):
+            wanting = [source for source in self._operations.tree.wanting if source not in self._given_up]
+            with trio.move_on_at(trio.current_time() if wanting else next_scan):
                 await self._wanted.wait()
-            asked, self._wanted = self._wanted.is_set(), trio.Event()
-            await self.refresh()
+            asked = self._wanted.is_set()
+            if asked or trio.current_time() >= next_scan:
+                self._wanted = trio.Event()
+                await self.refresh()
+                next_scan = trio.current_time() + (self._interval or float("inf"))
+            elif wanting:
+                await trio.to_thread.run_sync(self._gather_some, wanting)
+                count(self._metrics, self._catalog, await self.show())
             # Asked for again meanwhile: then it is not done yet.
             if asked and not self._wanted.is_set():
                 self._done()
@@ -91,6 +107,7 @@ class Refresher:
             log.exception("bug in a refresh, please report it")
             return
         count(self._metrics, catalog, tree)
+        self._given_up.clear()
         self._metrics.refreshes += 1
         self._metrics.refresh_seconds = time.monotonic() - began
 
@@ -113,6 +130,20 @@ class Refresher:
             await trio.to_thread.run_sync(_let_go, nodes)
         return tree
 
+    def _gather_some(self, wanting: Sequence[Source]) -> None:
+        end = time.monotonic() + _GATHER_AT_ONCE
+        for source in wanting:
+            try:
+                self._gather(source)
+            except SynthfsError as error:
+                log.info("%s", error)
+            except Exception:
+                log.exception("bug in looking for holes, please report it")
+            # What is in vain now would be so again, until a scan knows more.
+            self._given_up.add(source)
+            if time.monotonic() > end:
+                break
+
     def _grown(self) -> tuple[Tree, list[tuple[int, str]]]:
         with collector.paused():
             tree = self._grow(self._catalog)
@@ -134,8 +165,9 @@ def _let_go(parts: list[Any]) -> None:
 
 def count(metrics: Metrics, catalog: Catalog, tree: Tree) -> None:
     """Notes what the mount shows now, and what it does not."""
-    metrics.disks = len(catalog.disks) - len(tree.skipped)
-    metrics.skipped = dict(Counter(skipped.kind for skipped in (*catalog.skipped, *tree.skipped)))
+    metrics.disks = len(catalog.disks)
+    metrics.pending = tree.pending
+    metrics.skipped = dict(Counter(skipped.kind for skipped in catalog.skipped))
 
 
 def _notify(changed: Sequence[tuple[int, str]]) -> None:

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -126,6 +127,16 @@ class Cache:
             state.update(b"%d " % len(part))
             state.update(part)
         return _CACHE + state.hexdigest().encode()
+
+
+def purge(purpose: str, age: float) -> None:
+    """Removes the caches of a purpose that are older than `age` seconds."""
+    with contextlib.suppress(OSError), os.scandir(cache_directory()) as entries:
+        for entry in entries:
+            if entry.name.startswith(f"{purpose}-") and entry.name.endswith(".cache"):
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_mtime < time.time() - age:
+                        os.unlink(entry.path)
 
 
 class _Private:

@@ -1,46 +1,242 @@
 """Containers: what is put around a bare disk so that a program takes the file for a disk of its kind.
 
+    vhd          the disk, and a footer behind it               .vhd           up to 2040 GiB, 512-byte sectors
+    vhd-dynamic  blocks that are not empty, behind a table      .dynamic.vhd   the same
+    vhdx         the same, with checksums                       .vhdx          up to 64 TiB, 512 and 4096-byte sectors
+    vmdk         a text that describes the bare disk beside it  .vmdk, -flat.vmdk   up to 62 TiB, 512-byte sectors
+    raw          the bare disk                                  .img           any
+
 A container is a pure wrapper: an extent map in, another one out. Its ids derive from the disk's edition, its time is the
-backup's. Not for: byte layouts (`formats/`). Units: bytes.
+backup's. How long a file is that leaves out what is empty, and what lies where in it, depends on the holes of its sources; so
+its edition, and with it its ids and its inode, derive from those as well.
+
+Not for: byte layouts (`formats/`), the places of blocks (`plan/sparse`). Units: bytes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import assert_never
 
 from synthfs import identity
-from synthfs.errors import UnsupportedError
-from synthfs.extents import Bytes, ExtentMap
-from synthfs.formats import vhd
+from synthfs.errors import SourceError, UnsupportedError
+from synthfs.extents import Blocks, Bytes, Extent, ExtentMap
+from synthfs.formats import vhd, vhdx, vmdk
+from synthfs.model import Ask
+from synthfs.plan import sparse
 from synthfs.plan.disk import Disk
-from synthfs.units import human
+from synthfs.units import GiB, human
+
+
+class Format(StrEnum):
+    """The containers, by the names that the command line has for them."""
+
+    VHD = "vhd"
+    VHD_DYNAMIC = "vhd-dynamic"
+    VHDX = "vhdx"
+    VMDK = "vmdk"
+    RAW = "raw"
+
+    @property
+    def suffix(self) -> str:
+        """What is put behind a disk's name to make that of the file to open."""
+        return _SUFFIXES[self]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it leaves out what is empty, so that its layout depends on the holes of the sources."""
+        return self in (Format.VHD_DYNAMIC, Format.VHDX)
+
+
+_SUFFIXES = {
+    Format.VHD: ".vhd",
+    Format.VHD_DYNAMIC: ".dynamic.vhd",
+    Format.VHDX: ".vhdx",
+    Format.VMDK: ".vmdk",
+    Format.RAW: ".img",
+}
+
+
+_FLAT = "-flat"
+"""What the file beside a VMDK's text has in its name."""
+
+
+def suffixes() -> list[str]:
+    """All that a container may add to the name of a disk, longer ones first."""
+    return sorted((*_SUFFIXES.values(), _FLAT + Format.VMDK.suffix), key=len, reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
-class FixedVhd:
-    """A fixed VHD of `disk`: the disk and 512 bytes of footer."""
+class Outline:
+    """What a listing has to know of a container: the length of the file with the disk in it, and a hash over its layout.
 
-    disk: Disk
+    `disk_length` is that of the bare disk; `layout` is empty where the disk lies in the file as it is.
+    """
 
-    suffix = ".vhd"
-    may_resize = False
-    """Whether a program that writes to it changes its length: a footer at the end of a file stays where it is."""
+    form: Format
+    disk_length: int
+    length: int
+    layout: bytes = b""
 
-    @property
-    def length(self) -> int:
-        return self.disk.length + vhd.SIZE
-
-    def extent_map(self) -> ExtentMap:
-        unique_id = identity.guid(identity.digest("vhd", self.disk.edition))
-        footer = vhd.Footer(self.disk.length, unique_id, self.disk.image.raw.mtime_ns // 10**9)
-        return self.disk.extent_map() + ExtentMap([Bytes(footer.pack())])
-
-
-Container = FixedVhd
+    def edition(self, disk_edition: bytes) -> bytes:
+        """A hash over everything that the file's bytes come from."""
+        # That of the fixed VHD is the disk's own, as it was before there were others.
+        if self.form is Format.VHD:
+            return disk_edition
+        return identity.digest("container", self.form, disk_edition, self.layout)
 
 
-def wrap(disk: Disk) -> Container:
-    """The container that shows `disk` to Windows. Raises UnsupportedError where none here can hold it."""
-    if disk.layout.sector_size != 512:
-        raise UnsupportedError(f"{disk.image.name}: a disk of {disk.layout.sector_size}-byte sectors does not fit into a VHD")
-    if disk.length > vhd.MAX_DISK:
-        raise UnsupportedError(f"{disk.image.name}: a disk of {human(disk.length)} does not fit into a VHD (2040 GiB)")
-    return FixedVhd(disk)
+@dataclass(frozen=True, slots=True)
+class ContainerFile:
+    """One file of a container. `extent_map` makes its map; it costs more than a listing should, so it is made at open.
+
+    `may_resize` tells whether a program that writes to it changes its length.
+    """
+
+    name: str
+    length: int
+    edition: bytes
+    extent_map: Callable[[], ExtentMap] = field(repr=False)
+    may_resize: bool = False
+
+
+def check(disk: Disk, form: Format) -> None:
+    """Raises UnsupportedError where `disk` does not fit into such a container."""
+    name, sector_size = disk.image.name, disk.layout.sector_size
+    kind, most, sizes = _LIMITS[form]
+    if sector_size not in sizes:
+        raise UnsupportedError(f"{name}: a disk of {sector_size}-byte sectors does not fit into a {kind} (but a VHDX)")
+    if disk.length > most:
+        raise UnsupportedError(f"{name}: a disk of {human(disk.length)} does not fit into a {kind} ({most // GiB} GiB at most)")
+
+
+_LIMITS = {
+    Format.VHD: ("VHD", vhd.MAX_DISK, (512,)),
+    Format.VHD_DYNAMIC: ("dynamic VHD", vhd.MAX_DISK, (512,)),
+    Format.VHDX: ("VHDX", vhdx.MAX_DISK, (512, 4096)),
+    Format.VMDK: ("VMDK", vmdk.MAX_DISK, (512,)),
+    Format.RAW: ("raw image", 2**63 - 1, (512, 4096)),
+}
+
+
+def fitting(disk: Disk, form: Format) -> Format:
+    """`form` where the disk fits into it, otherwise what holds more: VHDX, and a raw image in the end."""
+    for each in (form, Format.VHDX):
+        try:
+            check(disk, each)
+        except UnsupportedError:
+            continue
+        return each
+    return Format.RAW
+
+
+def outline(disk: Disk, form: Format, ask: Ask) -> Outline | None:
+    """The outline of `disk` in such a container; None where it rests on holes that are not known yet.
+
+    Raises UnsupportedError where the disk does not fit into it.
+    """
+    check(disk, form)
+    if not form.is_sparse:
+        footer = vhd.SIZE if form is Format.VHD else 0
+        return Outline(form, disk.length, disk.length + footer)
+    layout = _layout(disk, form, ask)
+    if layout is None:
+        return None
+    footer = vhd.SIZE if form is Format.VHD_DYNAMIC else 0
+    return Outline(form, disk.length, layout.end + footer, layout.digest)
+
+
+def files(
+    outline: Outline, stem: str, disk_edition: bytes, disk: Callable[[], Disk], ask: Ask
+) -> tuple[ContainerFile, ...]:
+    """The files of a container, the one to open first. `stem` is their name without what the container adds to it.
+
+    `disk` gives the disk, whose edition is `disk_edition`, when it comes to making a map.
+    """
+    form, edition = outline.form, outline.edition(disk_edition)
+    name = stem + form.suffix
+
+    def extent_map() -> ExtentMap:
+        return _extent_map(disk(), form, outline, edition, ask)
+
+    if form is not Format.VMDK:
+        return (ContainerFile(name, outline.length, edition, extent_map, form.is_sparse),)
+    flat = stem + _FLAT + form.suffix
+    text = vmdk.descriptor(outline.disk_length, flat, identity.guid(identity.digest("vmdk", edition)))
+    return (
+        ContainerFile(name, len(text), identity.digest("text", edition), lambda: ExtentMap([Bytes(text)]), may_resize=True),
+        ContainerFile(flat, outline.length, edition, extent_map),
+    )
+
+
+def of_disk(disk: Disk, form: Format, stem: str, ask: Ask) -> tuple[ContainerFile, ...]:
+    """The files of `disk` in such a container, where all holes are known. Raises UnsupportedError where it does not fit."""
+    found = outline(disk, form, ask)
+    assert found is not None, "the holes of a source are not known"
+    return files(found, stem, disk.edition, lambda: disk, ask)
+
+
+def _layout(disk: Disk, form: Format, ask: Ask) -> sparse.Layout | None:
+    allocations = {}
+    for source in disk.sources:
+        allocation = ask(source)
+        if allocation is None:
+            return None
+        allocations[source] = allocation
+    extents = disk.extent_map()
+    if form is Format.VHDX:
+        geometry = vhdx.Geometry(disk.length, disk.layout.sector_size)
+        return sparse.in_order(extents, allocations, geometry.block_size, geometry.payload_at)
+    at = vhd.BAT_AT + vhd.bat_length(-(-disk.length // vhd.BLOCK))
+    return sparse.in_agreement(extents, allocations, vhd.BLOCK, at, vhd.BITMAP, vhd.MAX_BLOCK_AT)
+
+
+def _extent_map(disk: Disk, form: Format, outline: Outline, edition: bytes, ask: Ask) -> ExtentMap:
+    match form:
+        case Format.RAW | Format.VMDK:
+            return disk.extent_map()
+        case Format.VHD:
+            return disk.extent_map() + ExtentMap([Bytes(_footer(disk, vhd.FIXED, edition).pack())])
+        case Format.VHD_DYNAMIC | Format.VHDX:
+            layout = _layout(disk, form, ask)
+            if layout is None or layout.digest != outline.layout:
+                raise SourceError(f"{disk.image.name}: the holes of its files are not those that it was listed with")
+            make = _vhdx if form is Format.VHDX else _dynamic_vhd
+            return make(disk, layout, edition)
+        case _:
+            assert_never(form)
+
+
+def _footer(disk: Disk, kind: int, edition: bytes) -> vhd.Footer:
+    unique_id = identity.guid(identity.digest("vhd", edition))
+    data_offset = vhd.HEADER_AT if kind == vhd.DYNAMIC else vhd.NO_OFFSET
+    return vhd.Footer(disk.length, unique_id, disk.image.raw.mtime_ns // 10**9, kind, data_offset)
+
+
+def _dynamic_vhd(disk: Disk, layout: sparse.Layout, edition: bytes) -> ExtentMap:
+    footer = Bytes(_footer(disk, vhd.DYNAMIC, edition).pack())
+    extents, entries = disk.extent_map(), -(-disk.length // vhd.BLOCK)
+    bat = vhd.empty_bat(entries)
+    for row in layout.rows:
+        vhd.enter(bat, row.runs, row.at, row.slot)
+    pieces: list[tuple[int, Extent | Blocks]] = [
+        (0, footer),
+        (vhd.HEADER_AT, Bytes(vhd.Header(entries).pack())),
+        (vhd.BAT_AT, Bytes(vhd.pack_bat(bat))),
+        *((row.at, row.blocks(extents, vhd.BLOCK)) for row in layout.rows),
+        (layout.end, footer),
+    ]
+    return ExtentMap.placed(layout.end + vhd.SIZE, pieces)
+
+
+def _vhdx(disk: Disk, layout: sparse.Layout, edition: bytes) -> ExtentMap:
+    ids = (identity.guid(identity.digest("vhdx", what, edition)) for what in ("disk", "file", "data"))
+    geometry = vhdx.Geometry(disk.length, disk.layout.sector_size)
+    (row,) = layout.rows
+    tables = (*geometry.pack_front(*ids), (vhdx.BAT_AT, geometry.pack_bat(row.runs)))
+    pieces: list[tuple[int, Extent | Blocks]] = [
+        # Most of a table is zeroes up to the next place that the format has for something.
+        *((at, Bytes(raw.rstrip(b"\0"))) for at, raw in tables),
+        (row.at, row.blocks(disk.extent_map(), row.slot)),
+    ]
+    return ExtentMap.placed(layout.end, pieces)

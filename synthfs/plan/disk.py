@@ -18,7 +18,7 @@ from uuid import UUID
 
 from synthfs import identity
 from synthfs.errors import FormatError, UnsupportedError
-from synthfs.extents import Bytes, Extent, ExtentMap, FileRange
+from synthfs.extents import Bytes, Extent, ExtentMap, FileRange, Source
 from synthfs.formats import bootsector, gpt
 from synthfs.model import VOLUME_OFFSET, ImageFacts, Note, Packed
 from synthfs.plan import layout as layouts
@@ -96,6 +96,11 @@ class Disk:
     @property
     def length(self) -> int:
         return self.layout.length
+
+    @property
+    def sources(self) -> list[Source]:
+        """The files that it is made of, once each."""
+        return list(dict.fromkeys(content.volume.image.raw for content in self.contents if content.volume))
 
     @property
     def mixed(self) -> bool:

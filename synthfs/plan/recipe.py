@@ -6,6 +6,9 @@ cut into a head up to the first block, the blocks, and a tail: head and tail are
     source   ···│▒▒▒├─────┼─────┼─────┤▒▒│···          ▒ copied: less than two blocks in all
     target   ···│▒▒▒├─────┼─────┼─────┤▒▒│···          ─ cloned, if both sides agree modulo the block
 
+What is made in memory is written. Where the same is written again and again, as a dynamic VHD does before each of its blocks,
+the file shares the first of those blocks with itself.
+
 Not for: doing it (`engines/materialize`), or knowing what a file system can do (`host/reflink`). Units: bytes.
 """
 
@@ -58,7 +61,19 @@ class Hole:
     length: int
 
 
-Step = Clone | Copy | Write | Hole
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Share the block of `length` bytes at `first`, which was written before, with the one at `target`."""
+
+    target: int
+    first: int
+    length: int
+
+
+Step = Clone | Copy | Write | Hole | Repeat
+
+_MOST_REPEATS = 1000
+"""How often a block is shared before it is written anew: each owner of a block makes the file system's look-ups slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +85,20 @@ class Totals:
     edges: int
     written: int
     hole: int
+    repeated: int = 0
 
 
-def cook(extents: ExtentMap, block_size: Callable[[Source], int | None]) -> list[Step]:
+def cook(extents: ExtentMap, block_size: Callable[[Source], int | None], own_block: int | None = None) -> list[Step]:
     """The steps that make a file of `extents`, in order of their place in it.
 
-    `block_size` tells in which blocks a source's data can be shared; None copies all of it.
+    `block_size` tells in which blocks a source's data can be shared; None copies all of it. `own_block` is the block in
+    which the new file can share data with itself; None where it cannot.
     """
+    steps = _cooked(extents, block_size)
+    return list(_repeated(steps, own_block) if own_block else steps)
+
+
+def _cooked(extents: ExtentMap, block_size: Callable[[Source], int | None]) -> list[Step]:
     steps: list[Step] = []
     for target, extent in extents:
         match extent:
@@ -89,6 +111,29 @@ def cook(extents: ExtentMap, block_size: Callable[[Source], int | None]) -> list
             case _:
                 assert_never(extent)
     return steps
+
+
+def _repeated(steps: Iterable[Step], block: int) -> Iterator[Step]:
+    """The same steps, with blocks that hold zeroes and then the end of a piece written before shared with that piece's."""
+    written: dict[bytes, tuple[int, int]] = {}
+    before: Step | None = None
+    for step in steps:
+        match before, step:
+            case Hole(at), Write(target, data) if (
+                (first := align_down(target, block)) >= at and first < target and target + len(data) == first + block
+            ):
+                source, times = written.get(data, (first, 0))
+                if times % _MOST_REPEATS == 0:
+                    source = first
+                else:
+                    before = Hole(at, first - at) if first > at else None
+                    step = Repeat(first, source, block)
+                written[data] = source, times + 1
+        if before:
+            yield before
+        before = step
+    if before:
+        yield before
 
 
 def _shared(target: int, extent: FileRange, block: int | None) -> Iterator[Step]:
@@ -139,7 +184,7 @@ def unshared(steps: Iterable[Step]) -> list[Copy]:
 
 
 def totals(steps: Iterable[Step]) -> Totals:
-    cloned = copied = edges = written = hole = 0
+    cloned = copied = edges = written = hole = repeated = 0
     for step in steps:
         match step:
             case Clone():
@@ -151,6 +196,8 @@ def totals(steps: Iterable[Step]) -> Totals:
                 written += step.length
             case Hole():
                 hole += step.length
+            case Repeat():
+                repeated += step.length
             case _:
                 assert_never(step)
-    return Totals(cloned, copied, edges, written, hole)
+    return Totals(cloned, copied, edges, written, hole, repeated)

@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 
 from synthfs.model import Kind
 from synthfs.plan.catalog import Catalog
+from synthfs.plan.container import Format, fitting
 from synthfs.plan.disk import Disk
 from synthfs.plan.names import windows_name
 
@@ -83,7 +84,7 @@ def plan_sync(
     frozen: Iterable[Frozen],
     found: Mapping[str, Found],
     keep: int,
-    suffix: str,
+    form: Format,
     client: str = "*",
     same_store: bool = True,
     prune_anyway: bool = False,
@@ -96,7 +97,7 @@ def plan_sync(
     """
     recorded = {each.place: each for each in frozen if fnmatchcase(each.client, client)}
     intact = {place: each for place, each in recorded.items() if _untouched(each, found.get(place))}
-    wanted = _wanted(catalog, keep, suffix, client)
+    wanted = _wanted(catalog, keep, form, client)
     make = list(_to_make(wanted, intact, found, same_store))
     pruning = _Pruning(catalog, intact, wanted, keep, is_there)
     remarks = [
@@ -132,7 +133,7 @@ def _to_make(
             yield Make(new.disk, new.frozen, replace=True)
 
 
-def _wanted(catalog: Catalog, keep: int, suffix: str, client: str) -> list[Make]:
+def _wanted(catalog: Catalog, keep: int, form: Format, client: str) -> list[Make]:
     """The newest `keep` disks of each disk of each client. Of images of the same disk, C: stands for it."""
     groups: defaultdict[tuple[str, str], list[Disk]] = defaultdict(list)
     for disk in catalog.disks:
@@ -143,7 +144,7 @@ def _wanted(catalog: Catalog, keep: int, suffix: str, client: str) -> list[Make]
         letters = {disk.image.letter for disk in disks}
         main = "C" if "C" in letters else min(letters)
         newest = sorted((disk for disk in disks if disk.image.letter == main), key=lambda disk: disk.image.stamp)[-keep:]
-        wanted += [Make(disk, _frozen(disk, suffix), replace=False) for disk in newest]
+        wanted += [Make(disk, _frozen(disk, form), replace=False) for disk in newest]
     return wanted
 
 
@@ -152,10 +153,10 @@ def group_of(disk: Disk) -> str:
     return disk.layout.disk_id if disk.layout.disk_id and not disk.layout.made_up else f"volume {disk.image.letter}"
 
 
-def _frozen(disk: Disk, suffix: str) -> Frozen:
+def _frozen(disk: Disk, form: Format) -> Frozen:
     """The record of `disk` once it is made; size and time are not known before."""
     images = sum(content.volume is not None for content in disk.contents)
-    place = f"{windows_name(disk.image.client)}/{windows_name(disk.image.stem)}{suffix}"
+    place = f"{windows_name(disk.image.client)}/{windows_name(disk.image.stem)}{fitting(disk, form).suffix}"
     image = disk.image
     return Frozen(place, image.client, image.name, group_of(disk), image.stamp, disk.edition.hex(), images, 0, 0)
 

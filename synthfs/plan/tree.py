@@ -5,6 +5,9 @@
     <client>/Image_C_260301-0201.vhd          the disk as it was: to restore, clone, boot
     <client>/new-identity/…                   the same disks with other identifiers: to attach beside the original
 
+A disk has a file for each format that the mount was asked for; what does not fit into one of them is shown as a VHDX. A
+format that leaves out what is empty appears once it is known where its sources have holes.
+
 A tree is immutable; a changed store gives a new one. A file's inode derives from its disk's edition, so a file whose bytes
 would differ is another file. Samba makes its file ids of the lower half of an inode where a share begins above the mount,
 so that even those halves differ within a tree. Everything in a node is constant: Samba's durable handles and Windows'
@@ -13,16 +16,15 @@ caches rest on it.
 Not for: FUSE (`fuse/`). Units: bytes; times in nanoseconds since 1970 UTC.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from synthfs import identity
-from synthfs.errors import UnsupportedError
-from synthfs.extents import Bytes, ExtentMap
-from synthfs.model import STATUS_DIRECTORY, Kind, Skipped
-from synthfs.plan import renew
+from synthfs.extents import Bytes, ExtentMap, Source
+from synthfs.model import STATUS_DIRECTORY, Ask
+from synthfs.plan import container, renew
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.container import wrap
+from synthfs.plan.container import Format, Outline
 from synthfs.plan.disk import Disk
 from synthfs.plan.names import windows_names
 from synthfs.plan.readme import readme
@@ -80,30 +82,63 @@ Node = File | Directory | Live
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The root and what was left out of it, with reasons."""
+    """The root, and what is left out of it until the holes of the sources `wanting` are known.
+
+    These are in the order in which they are missed most, the newest disk's first. `pending` counts the files that wait.
+    """
 
     root: Directory
-    skipped: tuple[Skipped, ...]
+    wanting: tuple[Source, ...] = ()
+    pending: int = 0
 
 
-def grow(catalog: Catalog, live: Iterable[Live] = ()) -> Tree:
-    """The tree of all disks of `catalog`; `live` are the files of `.synthfs`."""
-    skipped: list[Skipped] = []
-    by_client: dict[str, list[Disk]] = {}
+def grow(
+    catalog: Catalog,
+    live: Iterable[Live] = (),
+    formats: Sequence[Format] = (Format.VHD,),
+    ask: Ask = lambda source: None,
+    outlines: dict[tuple[bytes, Format], Outline] | None = None,
+) -> Tree:
+    """The tree of all disks of `catalog` in each of `formats`; `live` are the files of `.synthfs`.
+
+    `ask` tells where a source has data. `outlines` remembers what was worked out for an earlier tree.
+    """
+    known = {} if outlines is None else outlines
+    waiting: list[Disk] = []
+    by_client: dict[str, list[_Shown]] = {}
     for disk in catalog.disks:
-        try:
-            wrap(disk)
-        except UnsupportedError as error:
-            skipped.append(Skipped(disk.image.client, disk.image.name, str(error), Kind.UNSUPPORTED))
-        else:
-            by_client.setdefault(disk.image.client, []).append(disk)
+        forms = list(dict.fromkeys(container.fitting(disk, form) for form in formats))
+        found = [outline for form in forms if (outline := _outlined(disk, form, ask, known))]
+        by_client.setdefault(disk.image.client, []).append(_Shown(disk, found, ask))
+        waiting += [disk] * (len(forms) - len(found))
+    for key in known.keys() - {(disk.edition, form) for disk in catalog.disks for form in Format}:
+        del known[key]
     names = windows_names({client: client for client in by_client}, taken=(STATUS_DIRECTORY, README))
-    clients = [_client(names[client], disks) for client, disks in by_client.items()]
+    clients = [_client(names[client], shown) for client, shown in by_client.items()]
     newest = max((client.mtime_ns for client in clients), default=0)
     status_directory = directory(STATUS_DIRECTORY, live, newest, STATUS_DIRECTORY)
     text = text_file(README, readme(_newest_disk(clients)), newest)
     entries: tuple[Node, ...] = (*clients, status_directory, text)
-    return Tree(apart(Directory("", ROOT_INODE, newest, entries), {ROOT_INODE}), tuple(skipped))
+    root = apart(Directory("", ROOT_INODE, newest, entries), {ROOT_INODE})
+    waiting.sort(key=lambda disk: disk.image.raw.mtime_ns, reverse=True)
+    wanting = dict.fromkeys(source for disk in waiting for source in disk.sources if ask(source) is None)
+    return Tree(root, tuple(wanting), len(waiting))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A disk with the outlines of the containers that are shown of it."""
+
+    disk: Disk
+    outlines: Sequence[Outline]
+    ask: Ask
+
+
+def _outlined(disk: Disk, form: Format, ask: Ask, known: dict[tuple[bytes, Format], Outline]) -> Outline | None:
+    key = disk.edition, form
+    if key not in known and (found := container.outline(disk, form, ask)):
+        known[key] = found
+    return known.get(key)
 
 
 def _newest_disk(clients: Iterable[Directory]) -> str | None:
@@ -132,11 +167,11 @@ def apart(directory: Directory, taken: set[int]) -> Directory:
     return replace(directory, entries=tuple(entries))
 
 
-def _client(name: str, disks: list[Disk]) -> Directory:
-    newest = max(disk.image.raw.mtime_ns for disk in disks)
-    stems = windows_names({disk.image.name: disk.image.stem for disk in disks}, taken=(NEW_IDENTITY,))
-    plain = [_plain(stems[disk.image.name], disk) for disk in disks]
-    renewed = (_renewed(stems[disk.image.name], disk) for disk in disks if renew.can_renew(disk))
+def _client(name: str, shown: list[_Shown]) -> Directory:
+    newest = max(each.disk.image.raw.mtime_ns for each in shown)
+    stems = windows_names({each.disk.image.name: each.disk.image.stem for each in shown}, taken=(NEW_IDENTITY,))
+    plain = [file for each in shown for file in _plain(stems[each.disk.image.name], each)]
+    renewed = (file for each in shown if renew.can_renew(each.disk) for file in _renewed(stems[each.disk.image.name], each))
     return directory(name, [*plain, directory(NEW_IDENTITY, renewed, newest, f"{name}/{NEW_IDENTITY}")], newest, name)
 
 
@@ -144,19 +179,21 @@ def directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> D
     return Directory(name, identity.inode(identity.digest("directory", path)), mtime_ns, tuple(entries))
 
 
-def _plain(stem: str, disk: Disk) -> File:
-    return _file(stem, disk, disk.edition, lambda: wrap(disk).extent_map())
+def _plain(stem: str, shown: _Shown) -> Iterator[File]:
+    return _files(stem, shown, shown.disk.edition, lambda: shown.disk)
 
 
-def _renewed(stem: str, disk: Disk) -> File:
-    return _file(stem, disk, renew.edition(disk), lambda: wrap(renew.new_identity(disk)).extent_map())
+def _renewed(stem: str, shown: _Shown) -> Iterator[File]:
+    return _files(stem, shown, renew.edition(shown.disk), lambda: renew.new_identity(shown.disk))
 
 
-def _file(stem: str, disk: Disk, edition: bytes, extent_map: Callable[[], ExtentMap]) -> File:
-    container = wrap(disk)
-    name = stem + container.suffix
-    inode = file_inode(name, edition)
-    return File(name, inode, container.length, disk.image.raw.mtime_ns, extent_map, disk, edition, container.may_resize)
+def _files(stem: str, shown: _Shown, disk_edition: bytes, disk: Callable[[], Disk]) -> Iterator[File]:
+    mtime_ns = shown.disk.image.raw.mtime_ns
+    for outline in shown.outlines:
+        for each in container.files(outline, stem, disk_edition, disk, shown.ask):
+            inode = file_inode(each.name, each.edition)
+            what = each.extent_map, shown.disk, each.edition, each.may_resize
+            yield File(each.name, inode, each.length, mtime_ns, *what)
 
 
 def file_inode(name: str, edition: bytes, generation: int = 0) -> int:

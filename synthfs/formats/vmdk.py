@@ -1,0 +1,51 @@
+"""The VMDK of type monolithicFlat: a text that describes a disk, beside a file that is the bare disk.
+
+    # Disk DescriptorFile
+    version, encoding, CID (changes with the content), parentCID (ffffffff: no parent), createType
+    # Extent description
+    RW <sectors> FLAT "<name of the file beside it>" <first sector>
+    # The Disk Data Base
+    ddb.geometry.*, ddb.adapterType, ddb.virtualHWVersion, ddb.uuid
+
+Source: VMware, Virtual Disk Format 5.0 (2011), "The Descriptor File" and "Simple Extents".
+"""
+
+from uuid import UUID
+
+from synthfs.units import SECTOR, TiB
+
+MAX_DISK = 62 * TiB
+"""What ESXi takes; the text itself has no limit."""
+
+_TEXT = """\
+# Disk DescriptorFile
+version=1
+encoding="UTF-8"
+CID={content_id:08x}
+parentCID=ffffffff
+createType="monolithicFlat"
+
+# Extent description
+RW {sectors} FLAT "{flat}" 0
+
+# The Disk Data Base
+#DDB
+
+ddb.virtualHWVersion = "8"
+ddb.geometry.cylinders = "{cylinders}"
+ddb.geometry.heads = "255"
+ddb.geometry.sectors = "63"
+ddb.adapterType = "lsilogic"
+ddb.uuid = "{uuid}"
+"""
+
+
+def descriptor(disk_length: int, flat: str, unique_id: UUID) -> bytes:
+    """The text for a disk of `disk_length` bytes in the file `flat`, which lies in the same directory."""
+    raw = unique_id.bytes
+    uuid = " ".join(f"{byte:02x}" for byte in raw[:8]) + "-" + " ".join(f"{byte:02x}" for byte in raw[8:])
+    # All ones would say that there is no content.
+    content_id = int.from_bytes(raw[:4], "big") & 0x7FFFFFFF
+    sectors = disk_length // SECTOR
+    fields = {"content_id": content_id, "sectors": sectors, "flat": flat, "cylinders": sectors // (255 * 63), "uuid": uuid}
+    return _TEXT.format_map(fields).encode()
