@@ -42,14 +42,12 @@ answer(slowest)
 
 
 def rows(rig: Rig) -> Iterator[Row]:
-    if not rig.has("large store", "mkntfs", "mkfs.vfat", "sgdisk"):
+    if not rig.has("large store", "mkfs.xfs", "mkntfs", "mkfs.vfat", "sgdisk"):
         return
     clients, images = (4, 60) if rig.smoke else (200, 10_000)
     with rig.scope.scope("large") as scope:
-        # sgdisk waits for the disk after each of its 200 changes.
-        workshop = scope.mount("tmpfs", fstype="tmpfs")
-        root = scope.path("store") / "urbackup"
-        manyimages.fill(root, workshop, clients=clients, images=images)
+        root = scope.xfs(3 << 30) / "urbackup"
+        manyimages.fill(root, scope.path("original"), clients=clients, images=images)
         time.sleep(2.5)  # what was just written is read anew at each look
         large = _Large(rig, scope, root)
         yield large.mounting(f"store of {images} images")
