@@ -83,9 +83,7 @@ class TestDaemon:
         need.tool("setpriv")
         target = scope.path("served")
         unable = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
-        done = scope.run(
-            [*unable, sys.executable, "-m", "synthfs", "mount", "--daemon", sample.root, target], check=False
-        )
+        done = scope.run([*unable, sys.executable, "-m", "synthfs", "mount", "--daemon", sample.root, target], check=False)
         assert not servers(lab, target)
         assert not mounts_below(target)
         refused(done, str(target), "Operation not permitted")
@@ -288,3 +286,21 @@ def test_ctrl_c_says_so(scope: Scope) -> None:
     done = scope.run([sys.executable, "-c", source], check=False)
     assert done.returncode == 130
     assert done.stderr.strip().splitlines()[-1] == "synthfs: interrupted"
+
+
+def test_reads_far_ahead(scope: Scope, sample: Sample) -> None:
+    """Mounted by root, whoever reads in sequence causes requests that are longer than the kernel's 128 KiB, up to 1 MiB."""
+    need.root()
+    target = scope.synthfs_mount(sample.root, target=scope.path("served"))
+    device = target.stat().st_dev
+    read_ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    assert wait_until(lambda: read_ahead.read_text() == "1024\n", 10.0)
+    source = """
+with open(arguments[0], 'rb', buffering=0) as file:
+    while file.read(65536):
+        pass
+answer(json.load(open(arguments[1])))
+"""
+    told = ask(scope, source, target / sample.C, target / ".synthfs/status.json")
+    assert told["read_bytes"] > 100 << 20
+    assert told["read_bytes"] / told["reads"] > 512 << 10

@@ -31,7 +31,7 @@ from synthfs.fuse.refresh import Refresher, count
 from synthfs.fuse.supervision import Supervision
 from synthfs.fuse.writing import WritableOperations
 from synthfs.host import holes
-from synthfs.host.mounts import encode_source, users_may_allow_other
+from synthfs.host.mounts import encode_source, raise_read_ahead, users_may_allow_other
 from synthfs.model import STATUS
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format, Outline
@@ -113,7 +113,7 @@ def serve(
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
         reloaded = supervision.reloaded
         refresher = Refresher(operations, survey, grown, metrics, settings.interval, catalog, reloaded, holes.gather)
-        trio.run(_main, operations, refresher, supervision, settings.max_age, lambda: mounted(tree))
+        trio.run(_main, operations, refresher, supervision, settings, lambda: mounted(tree))
 
 
 def _options(store: str, settings: Settings) -> set[str]:
@@ -123,16 +123,17 @@ def _options(store: str, settings: Settings) -> set[str]:
 
 
 async def _main(
-    operations: Operations, refresher: Refresher, supervision: Supervision, max_age: float, mounted: Callable[[], None]
+    operations: Operations, refresher: Refresher, supervision: Supervision, settings: Settings, mounted: Callable[[], None]
 ) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, refresher, supervision)
         if isinstance(operations, WritableOperations):
             await nursery.start(operations.run)
-            nursery.start_soon(Control(operations, refresher, max_age).run)
+            nursery.start_soon(Control(operations, refresher, settings.max_age).run)
         nursery.start_soon(refresher.run)
         nursery.start_soon(_keep_house, operations)
         nursery.start_soon(supervision.run)
+        nursery.start_soon(_read_far_ahead, settings.mountpoint)
         mounted()
         await pyfuse3.main()
         supervision.stopping()
@@ -149,6 +150,11 @@ async def _obey_signals(refresher: Refresher, supervision: Supervision, task_sta
             else:
                 log.info("ending on %s", signal.Signals(number).name)
                 pyfuse3.terminate()
+
+
+async def _read_far_ahead(mountpoint: str) -> None:
+    if not await trio.to_thread.run_sync(raise_read_ahead, mountpoint, abandon_on_cancel=True):
+        log.debug("%s is read ahead as far as the kernel does by default", mountpoint)
 
 
 async def _keep_house(operations: Operations) -> None:

@@ -18,6 +18,7 @@ from bench.row import OURS, Goal, Row
 from lab import MIB, Scope
 from makedisk import BASIC_DATA, OriginalDisk, Partition, make_disk
 from makestore import Store
+from processes import wait_until
 
 RAW, COPY, UNPRIVILEGED = ".raw itself", "reflinked copy", f"{OURS}, unprivileged"
 PEERS = ("xmount", "nbdkit + nbdfuse", "qemu-storage-daemon")
@@ -148,8 +149,8 @@ class Bench:
         """The backing file has to come from the device: behind it, the loop device's own file is cold too."""
 
         def prepare(name: str) -> None:
-            self._fresh(name)
-            forget(*self.by_name[name].backing, self.image)
+            contestant = self.by_name[name]
+            forget(*(contestant.files if contestant.pids else ()), *contestant.backing, self.image)
 
         where = self._each(self._rate)
         goals = (Goal("at least", 0.9, (RAW,)),)
@@ -218,5 +219,6 @@ def _ours(scope: Scope, store: Path, name: str, raws: list[Path], offset: int) -
 def _as_an_ordinary_user_has_it(target: Path) -> None:
     """Puts back what synthfs raises where it may: an ordinary user's mount has the kernel's defaults."""
     device = target.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    Path(f"/sys/class/bdi/{number}/read_ahead_kb").write_text("128")
+    read_ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    assert wait_until(lambda: read_ahead.read_text() == "1024\n", 5.0), "synthfs has not raised the read-ahead"
+    read_ahead.write_text("128")
