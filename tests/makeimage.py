@@ -103,16 +103,19 @@ def write_incremental(raw: Path, disk: Path, *, offset: int, length: int, block:
     write_header(raw, length, signature)
 
 
-def hash_bytes(raw: Path, *, block: int) -> bytes:
-    """`.hash` of a raw transfer: SHA-256 of each 512 KiB of the volume, and an irregular last entry (section 6)."""
+def hash_bytes(raw: Path, *, block: int, start: int = HEADER) -> bytes:
+    """`.hash` of a raw transfer: SHA-256 of each 512 KiB of the volume, and an irregular last entry (section 6).
+
+    The volume begins at `start`: a disk that was imaged as a whole has no header before it (section 2.3).
+    """
     length = raw.stat().st_size - HEADER
     sent, unsent = length // block * block, length % block != 0
     entries = [ZERO_CHUNK_SHA256] * (sent // CHUNK)
-    for index, content in _chunks(raw, sent):
+    for index, content in _chunks(raw, sent, start):
         if len(content) == CHUNK:
             entries[index] = hashlib.sha256(content).digest()
     with raw.open("rb") as file:
-        file.seek(HEADER + sent // CHUNK * CHUNK)
+        file.seek(start + sent // CHUNK * CHUNK)
         tail = file.read(sent % CHUNK) + bytes(block if unsent else 0)
     entries.append(hashlib.sha256(tail).digest())
     if len(tail) == CHUNK:
@@ -150,14 +153,14 @@ def _bits(length: int, block: int) -> bytearray:
     return bytearray((blocks + 7) // 8)
 
 
-def _chunks(raw: Path, length: int) -> Iterator[tuple[int, bytes]]:
+def _chunks(raw: Path, length: int, begin: int = HEADER) -> Iterator[tuple[int, bytes]]:
     """(index, content) of the volume's chunks that are not wholly holes."""
     last = -1
     with raw.open("rb") as file:
-        for start, amount in sparse.data(file, HEADER, length):
-            first = (start - HEADER) // CHUNK
-            for index in range(max(first, last + 1), (start + amount - HEADER - 1) // CHUNK + 1):
-                file.seek(HEADER + index * CHUNK)
+        for start, amount in sparse.data(file, begin, length):
+            first = (start - begin) // CHUNK
+            for index in range(max(first, last + 1), (start + amount - begin - 1) // CHUNK + 1):
+                file.seek(begin + index * CHUNK)
                 yield index, file.read(min(CHUNK, length - index * CHUNK))
                 last = index
 

@@ -156,7 +156,8 @@ class Client:
         contents: dict[str, Callable[[], bytes]] = {".mbr": lambda: mbr or b""}
         contents[".bitmap"] = lambda: makeimage.bitmap_bytes(image.raw)
         if complete:
-            contents[".hash"] = lambda: makeimage.hash_bytes(image.raw, block=block)
+            begin = 0 if form == "whole disk" else makeimage.HEADER
+            contents[".hash"] = lambda: makeimage.hash_bytes(image.raw, block=block, start=begin)
             contents[".cbitmap"] = lambda: makeimage.cbitmap_bytes(image.raw, block=block)
             contents[".sync"] = bytes
         for suffix, content in contents.items():

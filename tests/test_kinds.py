@@ -545,6 +545,21 @@ def test_qemu(bench: Bench, client: str, letter: str) -> None:
     assert shown["virtual-size"] == bench.disk(client, letter)["length"]
 
 
+def test_verify(bench: Bench) -> None:
+    """`verify` calls wrong what is wrong with them, and nothing else; what has no `.hash` cannot be checked."""
+    done = bench.scope.synthfs("verify", "--json", "--store", bench.kinds.store.root, check=False, timeout=120)
+    *findings, last = [json.loads(line) for line in done.stdout.splitlines()]
+    found = {(f["finding"], (f.get("tables") or f["image"]).split("/")[0], f["where"]) for f in findings}
+    assert {each for each in found if each[0] != "note"} == {
+        ("bad input", "bad-primary", ".mbr: GPT"),
+        ("bad input", "unusable-mbr", ".mbr"),
+        ("cannot check", "enlarged", ".hash"),
+    }
+    assert {where for kind, _, where in found if kind == "note"} == {"disk"}
+    assert last["summary"]["checked"] == {"tables": len(bench.facts["disks"]), "image": len(bench.kinds.images)}
+    assert done.returncode == 4
+
+
 # -- the document
 
 
@@ -554,7 +569,7 @@ def test_document() -> None:
     named = [test for _, _, test in rows]
     tests = {name for name in globals() if name.startswith("test_")}
     about_all = {"test_document", "test_list", "test_mountable", "test_beyond_a_vhd", "test_sgdisk_finds_no_problem"}
-    about_all |= {"test_identity_is_stable", "test_qemu", "test_new_identity_changes_nothing_inside"}
+    about_all |= {"test_identity_is_stable", "test_qemu", "test_new_identity_changes_nothing_inside", "test_verify"}
     assert set(named) == tests - about_all
     assert all(kind.strip() and outcome.strip() for kind, outcome, _ in rows)
 
