@@ -5,6 +5,7 @@ Not for: Windows, of which there is none. Units: bytes and seconds. Under emulat
 
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -156,6 +157,18 @@ class TestWhereItCannot:
         assert done.returncode == 1
         assert "apt install qemu-system-x86" in done.stderr
         assert "Traceback" not in done.stderr
+
+    def test_where_qemu_fails(self, scope: Scope, image: Path) -> None:
+        """Its last words are told, and no mount is left."""
+        program = scope.path("bin") / "qemu-system-x86_64"
+        program.write_text("#!/bin/sh\necho 'no such luck' >&2\nexit 1\n")
+        program.chmod(0o755)
+        path = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+        done = scope.synthfs("boot", image, "--screenshot", scope.directory / "x.png", check=False, env=path)
+        assert done.returncode == 1
+        assert "no such luck" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert left_behind() == []
 
     def test_where_it_cannot_write(self, scope: Scope, image: Path) -> None:
         """A picture that cannot be put where it is wanted is refused before the machine starts."""

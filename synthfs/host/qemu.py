@@ -62,8 +62,9 @@ def can_accelerate() -> bool:
 class Machine:
     """A machine that runs."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", monitor: socket.socket, log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", monitor: socket.socket, log: Path, accelerated: bool) -> None:
         self._process = process
+        self._accelerated = accelerated
         self._socket = monitor
         self._lines = monitor.makefile("rb")
         self._log = log
@@ -77,7 +78,7 @@ class Machine:
         except subprocess.TimeoutExpired:
             return True
         if self._process.returncode:
-            raise SynthfsError(f"{PROGRAM} failed: {_last_line(self._log)}")
+            raise SynthfsError(f"{PROGRAM} failed: {self._last_words()}")
         return False
 
     def screenshot(self, path: str) -> None:
@@ -97,12 +98,18 @@ class Machine:
     def _answer(self) -> dict[str, Any]:
         try:
             line = self._lines.readline()
+        except ConnectionError:
+            line = b""
         except OSError as error:
             raise SynthfsError(f"{PROGRAM} does not answer: {error}") from error
         if not line:
-            raise SynthfsError(f"{PROGRAM} ended: {_last_line(self._log)}")
+            raise SynthfsError(f"{PROGRAM} ended: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _last_words(self) -> str:
+        words = _last_line(self._log)
+        return f"{words}; --no-kvm does without the processor's virtualization" if self._accelerated else words
 
 
 @contextmanager
@@ -122,7 +129,7 @@ def machine(disk: str, length: int, hardware: Hardware, workshop: str) -> Iterat
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
         with _connected(monitor, process, log) as connection:
-            yield Machine(process, connection, log)
+            yield Machine(process, connection, log, hardware.accelerated)
     finally:
         process.terminate()
         try:
