@@ -19,6 +19,13 @@ from processes import Argument
 FILE = "/srv/disks/pc/Image_C_260301-0201.vhd"
 COMPARE = "import sys; sys.stdout.write(str(open(sys.argv[1], 'rb').read()[:-512] == open(sys.argv[2], 'rb').read()))"
 
+COMPLETION = """
+. /usr/share/bash-completion/completions/synthfs
+COMP_WORDS=(synthfs mat); COMP_CWORD=1; _synthfs_completion synthfs; echo "${COMPREPLY[@]}"
+"""
+QUICKLY = ("--force-unsafe-io", "--no-triggers")
+"""Without the care for the disk, and the indexes of all man pages, that would take longer than all else."""
+
 
 @pytest.fixture(scope="module")
 def lasting(lab: Lab) -> Iterator[Scope]:
@@ -31,7 +38,7 @@ def lasting(lab: Lab) -> Iterator[Scope]:
 @pytest.fixture(scope="module")
 def package(lasting: Scope) -> Path:
     """The .deb, as scripts/package makes it."""
-    need.tool("dpkg-shlibdeps")
+    need.tool("dpkg-shlibdeps", "systemd-analyze")
     directory = lasting.path("dist")
     lasting.run([REPOSITORY / "scripts" / "package", directory], timeout=300.0)
     (found,) = directory.glob("synthfs_*.deb")
@@ -58,7 +65,7 @@ class Root:
 
     def install(self, package: Path) -> None:
         (self.directory / "synthfs.deb").write_bytes(package.read_bytes())
-        self.run("dpkg", "--install", "/synthfs.deb")
+        self.run("dpkg", *QUICKLY, "--install", "/synthfs.deb")
 
     def holds(self, file: str, disk: OriginalDisk) -> bool:
         """Whether a VHD there is, but for its footer, the original disk."""
@@ -79,11 +86,12 @@ def use(root: Root, disk: OriginalDisk) -> None:
     root.run("synthfs", "materialize", "--reflink", "auto", FILE, "-o", "/srv/frozen")
     root.run("umount", "/srv/disks")
     assert root.holds("/srv/frozen/Image_C_260301-0201.vhd", disk)
+    assert root.run("bash", "-c", COMPLETION).stdout == "materialize\n"
     for place in ("man/man1/synthfs-mount.1.gz", "man/man8/mount.synthfs.8.gz", "bash-completion/completions/synthfs"):
         root.run("test", "-s", f"/usr/share/{place}")
     root.run("grep", "-q", "ExecStart=/usr/bin/synthfs mount", "/usr/lib/systemd/system/synthfs@.service")
     assert root.run("dpkg", "--verify", "synthfs").stdout == ""
-    root.run("dpkg", "--purge", "synthfs")
+    root.run("dpkg", *QUICKLY, "--purge", "synthfs")
     assert root.run("ls", "/usr/lib/synthfs", check=False).returncode != 0
 
 
@@ -102,6 +110,11 @@ class TestDebianPackage:
         options = f"lowerdir=/,upperdir={layers}/upper,workdir={layers}/work"
         root = Root(scope, scope.mount("overlay", fstype="overlay", options=options), sample)
         root.install(package)
+        # It looks for the programs and man pages that the units name, which are there now.
+        units = ("synthfs@test.service", "synthfs-sync.service", "synthfs-sync.timer", "synthfs-sync.path")
+        done = root.run("systemd-analyze", "verify", *(f"/usr/lib/systemd/system/{unit}" for unit in units), check=False)
+        about_them = [line for line in done.stderr.splitlines() if "synthfs" in line]
+        assert (done.returncode, about_them) == (0, [])
         use(root, sample.disk)
 
     @pytest.mark.slow
