@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import need
 import sampledisks
 from freezer import Freezer, named
 from lab import Lab, Scope
@@ -22,7 +23,7 @@ from makedisk import OriginalDisk
 from onmount import read_right
 from processes import Argument, wait_until
 
-EXISTS, PARTIAL, NOT_FOUND = 8, 1, 3
+EXISTS, PARTIAL, NOT_FOUND, UNSUPPORTED = 8, 1, 3, 5
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,38 @@ class TestFreezing:
         assert [line for line in done.stderr.splitlines() if named(2) in line] != []
         assert freezer.files() == [f"mac/{named(1)}", f"pc/{named(1)}"]
         assert freezer.counts() == (1, 1, 1, 0)
+
+
+class TestContainers:
+    @pytest.mark.parametrize(("form", "suffix"), [("vhdx", ".vhdx"), ("vhd-dynamic", ".dynamic.vhd"), ("raw", ".img")])
+    def test_other_formats(self, freezer: Freezer, form: str, suffix: str) -> None:
+        """--format makes another container, which qemu reads as the disk; a second run finds nothing to do."""
+        need.tool("qemu-img")
+        freezer.backup("pc", 1)
+        freezer.backup("pc", 1, "D", 3)
+        assert freezer.counts("--format", form) == (1, 0, 0, 0)
+        (place,) = freezer.files()
+        assert place == f"pc/Image_C_260301-0201{suffix}"
+        driver = {"vhdx": "vhdx", "vhd-dynamic": "vpc", "raw": "raw"}[form]
+        compare: list[Argument] = ["qemu-img", "compare", "-f", driver, "-F", "raw", freezer.frozen / place, freezer.disk.path]
+        assert "Images are identical" in freezer.scope.run(compare).stdout
+        assert freezer.counts("--format", form) == (0, 0, 1, 0)
+
+    def test_change_of_format(self, freezer: Freezer) -> None:
+        """Another --format than before: the disks are made in it, and then those in the old one are removed."""
+        for day in (1, 2):
+            freezer.backup("pc", day)
+        assert freezer.counts("--keep", "2") == (2, 0, 0, 0)
+        assert freezer.counts("--keep", "2", "--format", "raw") == (2, 2, 0, 0)
+        assert freezer.files() == [f"pc/Image_C_26030{day}-0201.img" for day in (1, 2)]
+        freezer.backup("pc", 3)
+        assert freezer.counts("--keep", "2", "--format", "raw") == (1, 1, 1, 0)
+
+    def test_vmdk(self, freezer: Freezer) -> None:
+        """A VMDK would be two files for a disk: that is refused in one line."""
+        freezer.backup("pc", 1)
+        done = freezer.sync("--format", "vmdk", check=False)
+        assert (done.returncode, len(done.stderr.splitlines()), freezer.files()) == (UNSUPPORTED, 1, [])
 
 
 class TestPlaces:

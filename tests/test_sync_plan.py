@@ -118,6 +118,15 @@ class TestPruning:
         assert found.outdated[0].newer == ("pc/Image_C_260302-0201.vhd",)
         assert removed(plan_sync(catalog(taken(day=1), taken(day=2)), old, intact(*old), 2, Format.VHD)) == []
 
+    def test_another_container(self) -> None:
+        """A disk that is wanted in another container than it is in goes once it is there, unless it holds more than that."""
+        old = frozen(1, 2, 3)
+        found = plan_sync(catalog(*(taken(day=day) for day in (1, 2, 3))), old, intact(*old), 3, Format.RAW)
+        assert (made(found), removed(found), found.refused) == ([1, 2, 3], [1, 2, 3], False)
+        assert found.outdated[0].newer == ("pc/Image_C_260301-0201.img",)
+        richer = [replace(each, images=2) for each in old]
+        assert removed(plan_sync(catalog(*(taken(day=day) for day in (1, 2, 3))), richer, intact(*old), 3, Format.RAW)) == []
+
     def test_deleted_by_urbackup(self) -> None:
         """A disk whose backup is gone goes as well, as long as the row is gone and so is the directory."""
         old = frozen(1, 2, 3)

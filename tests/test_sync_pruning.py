@@ -254,6 +254,11 @@ class TestFiles:
         freezer.backup("pc", 2)
         freezer.sync("--prune-anyway")
         assert freezer.snapshot().items() > before.items()
+        # Nor do they count as the newer disk for which an older one may go.
+        (freezer.frozen / "pc" / named(3)).write_text("precious")
+        freezer.backup("pc", 3)
+        freezer.sync("--prune-anyway")
+        assert f"pc/{named(2)}" in freezer.files()
         assert (freezer.frozen / "pc" / named(1)).read_text() == "precious"
 
 

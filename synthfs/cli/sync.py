@@ -215,9 +215,9 @@ class _Run:
         self._made.append(place)
 
     def _is_replaced(self, old: Outdated) -> bool:
-        """Whether the newer disks are there, in a dry run whether they would be."""
-        there = self._found.keys() | set(self._made)
-        return there.issuperset(old.newer)
+        """Whether the newer disks are there, ours and as they were made; in a dry run whether they would be."""
+        ours = (each.place for each in self._frozen.values() if self._found.get(each.place) == Found(each.size, each.mtime_ns))
+        return {*ours, *self._made}.issuperset(old.newer)
 
     def _make_room(self, plan: SyncPlan) -> None:
         """Removes the oldest unmodified files until `min_free` is free. Raises TargetError where all would not be enough.

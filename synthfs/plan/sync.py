@@ -5,7 +5,8 @@ newest few are kept. Files are removed under rules that err on the side of keepi
 
     1. only files that synthfs made and recorded, and that are still as they were made: by size and time of modification;
     2. only of a client whose folder was scanned without an error, in the store of the last run, with its database;
-    3. only if the backup is gone from disk and database, or `keep` newer disks of it are there already;
+    3. only if the backup is gone from disk and database, or `keep` newer disks of it are there already, or the same one in
+       another container;
     4. never more than half of a client's files at once, those just made included: then something else is wrong.
 
 Pure: facts in, a plan out. Not for: making or removing files (`cli/sync`). Times in seconds.
@@ -213,8 +214,11 @@ class _Pruning:
         return gone, outdated, refused
 
     def _newer(self, old: Frozen) -> tuple[str, ...]:
-        """The places of `keep` newer disks of the same kind; none if there are fewer."""
+        """The places of what is there instead: the same disk in another container, or `keep` newer disks of its kind."""
         same = self._wanted[old.client, old.group]
+        for new in same:
+            if new.image == old.image and new.place != old.place and new.images >= old.images:
+                return (new.place,)
         newer = tuple(new.place for new in same if new.stamp > old.stamp)
         return newer if len(newer) >= self._keep else ()
 
