@@ -214,6 +214,20 @@ def test_large_records(scope: Scope, disk: OriginalDisk) -> None:
     assert read_right(scope, images.out / images.frozen, disk)
 
 
+@pytest.mark.parametrize(("form", "driver", "suffix"), [("vhdx", "vhdx", ".vhdx"), ("vhd-dynamic", "vpc", ".dynamic.vhd")])
+def test_sparse_containers(scope: Scope, disk: OriginalDisk, images: Images, form: str, driver: str, suffix: str) -> None:
+    """Containers that leave out what is empty share their blocks as well, and qemu reads them as the disk."""
+    data = sum(raw.stat().st_blocks * 512 for raw in images.raws.values())
+    saved = figure("bclonesaved")
+    done = freeze(scope, images, "--format", form)
+    print(f"data {data}, saved {figure('bclonesaved') - saved}, said {done['new_space']}")
+    assert figure("bclonesaved") - saved >= 0.9 * data
+    file = images.out / images.frozen.replace(".vhd", suffix)
+    found = scope.run(["qemu-img", "compare", "-f", driver, "-F", "raw", file, disk.path], check=False)
+    file.unlink()
+    assert "Images are identical" in found.stdout, found
+
+
 def test_sources_of_different_record_sizes(scope: Scope, disk: OriginalDisk) -> None:
     """A file has one block size: what has another is named and, if that is allowed, copied."""
     images = back_up(scope, disk, "mixed", records={"SYSVOL": "16K", "C": "128K", "D": "128K"})
