@@ -6,6 +6,7 @@
     count                 tells at its end, as JSON, what the kernel asked and how reads were answered
     rest                  every file is one that may rest, after 1 second, and is looked at 5 times a second
     slow-scan             a scan of the store takes 3 seconds longer
+    kill:NAME:N:WHEN      SIGKILL `before` or `after` the Nth call of a function, by its dotted name
     slow-freeze           a first write finds its disk frozen after 3 seconds, and a writer waits for 1
     bug-freeze            a freeze raises an exception that nobody expects
     slow-end              takes 1.5 seconds between the unmount and its end
@@ -13,14 +14,17 @@
     late                  --daemon: takes 1.5 seconds to begin, and reports what it found itself to be after the fork
     never                 --daemon: mounts, but answers nothing; is waited for 2 seconds
 
-`bug`, `piece`, `sleep`, `slow-scan` and the freezes show only while the file named by FAULT_SWITCH exists; `late` writes its
-report there. Not for: faults of a store; those need no other program. Units: bytes and seconds.
+`bug`, `piece`, `sleep`, `slow-scan`, `kill` and the freezes show only while the file named by FAULT_SWITCH exists; `late`
+writes its report there. Not for: faults of a store; those need no other program. Units: bytes and seconds.
 """
 
 import atexit
 import inspect
+import itertools
 import json
 import os
+import pkgutil
+import signal
 import sys
 import threading
 import time
@@ -153,6 +157,24 @@ def slow_scan() -> None:
     setattr(common, "survey", slowly)  # noqa: B010  # the module exports no such name for assigning
 
 
+def kill(name: str, number: str, when: str) -> None:
+    place, _, attribute = name.rpartition(".")
+    owner: Any = pkgutil.resolve_name(place)
+    original: Call = getattr(owner, attribute)
+    calls = itertools.count(1)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        is_it = switched_on() and next(calls) == int(number)
+        if is_it and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*arguments, **named)
+        if is_it:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, attribute, wrapped)
+
+
 def slow_freeze() -> None:
     from synthfs.engines.session import Scratch
     from synthfs.fuse import writing
@@ -239,6 +261,7 @@ FAULTS: dict[str, Call] = {
     "count": count,
     "rest": rest,
     "slow-scan": slow_scan,
+    "kill": kill,
     "slow-freeze": slow_freeze,
     "bug-freeze": bug_freeze,
     "slow-end": slow_end,

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 ATTRIBUTE = "user.synthfs.session"
 _GONE = "gone"
+_PATIENCE = 3.0
 _NAME = re.compile(r"(.+\.([0-9a-f]{16}))\.(\d{1,9})\.([a-z]{2,5})", re.DOTALL)
 
 
@@ -66,13 +68,10 @@ class Scratch:
         except OSError as error:
             raise TargetError(f"{directory}: {error.strerror}; make it with `mkdir -p {directory}`") from error
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
             with Draft(directory):
                 pass  # takes away what a killed process left under a temporary name
             self._load()
-        except BlockingIOError:
-            os.close(self.fd)
-            raise TargetError(f"{directory} is the scratch directory of another mount; each needs one of its own") from None
         except BaseException:
             os.close(self.fd)
             raise
@@ -143,6 +142,18 @@ class Scratch:
             os.fsync(self.fd)
             os.truncate(f"{self.directory}/{new}", 0)
             os.unlink(f"{stem}.{number}.{_GONE}", dir_fd=self.fd)
+
+    def _lock(self) -> None:
+        """Waits a moment for a mount that is just ending."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    message = f"{self.directory} is the scratch directory of another mount; each needs one of its own"
+                    raise TargetError(message) from None
+                time.sleep(0.05)
 
     def _load(self) -> None:
         found: list[tuple[str, int, bool, Session]] = []
