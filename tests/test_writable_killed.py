@@ -6,10 +6,8 @@ that were answered. A write that was not answered may be there by blocks of 4096
 
 import json
 import random
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +15,7 @@ import need
 from lab import Lab, Scope
 from onmount import FOOTER, Sample, ask, start_server
 from processes import Argument, wait_until
-from writer import SPOT, Writer, same
+from writer import SPOT, Writer, same, told
 
 BLOCK = 4096
 HOST = "synthfs.host"
@@ -45,15 +43,6 @@ def shared(lab: Lab) -> Iterator[Writer]:
     need.root()
     with lab.scope("killed") as scope:
         yield Writer.make(scope)
-
-
-def told(writer: Writer, **request: Any) -> Any:
-    """The answer of the mount to a request, without the start of a program for it."""
-    with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(20)
-        line.connect(str(writer.scratch / ".control"))
-        line.sendall(json.dumps(request).encode() + b"\n")
-        return json.loads(line.recv(65536) or b"{}")
 
 
 class Mounted:
