@@ -95,8 +95,12 @@ answer(answers)
 
 def told(writer: Writer, **request: Any) -> Any:
     """The answer of the mount to a request, without the start of a program for it."""
+    return told_at(writer.scratch, **request)
+
+
+def told_at(scratch: Path, **request: Any) -> Any:
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(20)
-        line.connect(str(writer.scratch / ".control"))
+        line.connect(str(scratch / ".control"))
         line.sendall(json.dumps(request).encode() + b"\n")
         return json.loads(line.recv(65536) or b"{}")

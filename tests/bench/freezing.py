@@ -25,7 +25,7 @@ def rows(rig: Rig) -> Iterator[Row]:
     gib, extents = (4, 50) if rig.smoke else (500, 20_000)
     with rig.scope.scope("freezing") as scope:
         mounted = scope.btrfs(4 * GIB)
-        raw = _image(scope, mounted, gib, extents)
+        raw = sparse_image(scope, mounted, gib, extents)
         out = mounted / "out"
         out.mkdir()
         commands: dict[str, list[Argument]] = {
@@ -44,13 +44,13 @@ def rows(rig: Rig) -> Iterator[Row]:
 
         contestants = {name: lambda name=name: timed(name) for name in commands}
         goal = Goal("at most", 1.2, ("cp --reflink",))
-        row = Row(f"materialize, {gib} GiB in {_extents(scope, raw)} extents", "s", contestants, "low", (goal,), prepare)
+        row = Row(f"materialize, {gib} GiB in {extents_of(scope, raw)} extents", "s", contestants, "low", (goal,), prepare)
         yield row
         scope.run(["sync"])
         row.notes += [_own_space(scope, out / name) for name in commands]
 
 
-def _image(scope: Scope, mounted: Path, gib: int, extents: int) -> Path:
+def sparse_image(scope: Scope, mounted: Path, gib: int, extents: int) -> Path:
     """The .raw of a disk of `gib` GiB, with `extents` separate blocks written into it."""
     disk = sampledisks.large_disk(scope.path() / "original.img", length=gib * GIB, data=1 << 20)
     without = (".hash", ".cbitmap", ".bitmap")
@@ -64,7 +64,7 @@ def _image(scope: Scope, mounted: Path, gib: int, extents: int) -> Path:
     return image.raw
 
 
-def _extents(scope: Scope, path: Path) -> int:
+def extents_of(scope: Scope, path: Path) -> int:
     # By -v: without it, neighbours on the device count as one even where the file has a hole between them.
     listed = scope.run(["filefrag", "-v", path]).stdout.splitlines()
     return len([line for line in listed if line.split(":")[0].strip().isdigit()])
