@@ -214,7 +214,10 @@ def test_large_records(scope: Scope, disk: OriginalDisk) -> None:
     assert read_right(scope, images.out / images.frozen, disk)
 
 
-@pytest.mark.parametrize(("form", "driver", "suffix"), [("vhdx", "vhdx", ".vhdx"), ("vhd-dynamic", "vpc", ".dynamic.vhd")])
+SPARSE = [("vhdx", "vhdx", ".vhdx"), pytest.param("vhd-dynamic", "vpc", ".dynamic.vhd", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("form", "driver", "suffix"), SPARSE)
 def test_sparse_containers(scope: Scope, disk: OriginalDisk, images: Images, form: str, driver: str, suffix: str) -> None:
     """Containers that leave out what is empty share their blocks as well, and qemu reads them as the disk."""
     data = sum(raw.stat().st_blocks * 512 for raw in images.raws.values())
@@ -391,7 +394,9 @@ def test_killed_at_any_moment(scope: Scope, disk: OriginalDisk, images: Images, 
     assert wait_until(lambda: figure("bclonesaved") == saved, 30.0, pause=1.0)
 
 
-@pytest.mark.parametrize(("moment", "whole"), [("linkat:when=1", False), ("fsync:when=2", True)])
+@pytest.mark.parametrize(
+    ("moment", "whole"), [pytest.param("linkat:when=1", False, marks=pytest.mark.slow), ("fsync:when=2", True)]
+)
 def test_killed_at_the_end(scope: Scope, disk: OriginalDisk, images: Images, moment: str, whole: bool) -> None:
     """The same when everything is written: about to be given its name, and to have that forced to disk."""
     strace: list[Argument] = ["strace", "-o", "/dev/null", "-e", f"inject={moment}:signal=SIGKILL"]
