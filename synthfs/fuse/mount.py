@@ -34,8 +34,8 @@ from synthfs.host import holes
 from synthfs.host.mounts import encode_source, raise_read_ahead, users_may_allow_other
 from synthfs.model import STATUS
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.container import Format, Outline
-from synthfs.plan.tree import METRICS, Live, Tree, grow
+from synthfs.plan.container import Format
+from synthfs.plan.tree import METRICS, Bed, Live, Tree, grow
 from synthfs.plan.written import with_sessions
 
 log = logging.getLogger(__name__)
@@ -88,11 +88,11 @@ def serve(
         live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
 
         last: list[tuple[Catalog, Tree]] = []
-        outlines: dict[tuple[bytes, Format], Outline] = {}
+        beds: dict[str, Bed] = {}
 
         def grown(catalog: Catalog) -> Tree:
             if not last or last[0][1].pending or last[0][0].machines != catalog.machines:
-                last[:] = [(catalog, grow(catalog, live, settings.formats, holes.known, outlines))]
+                last[:] = [(catalog, grow(catalog, live, settings.formats, holes.known, beds))]
             tree = last[0][1]
             return with_sessions(tree, scratch.facts()) if scratch else tree
 

@@ -16,14 +16,14 @@ caches rest on it.
 Not for: FUSE (`fuse/`). Units: bytes; times in nanoseconds since 1970 UTC.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from synthfs import identity
 from synthfs.extents import Bytes, ExtentMap, Source
 from synthfs.model import STATUS_DIRECTORY, Ask
 from synthfs.plan import container, renew
-from synthfs.plan.catalog import Catalog
+from synthfs.plan.catalog import Catalog, Machine
 from synthfs.plan.container import Format, Outline
 from synthfs.plan.disk import Disk
 from synthfs.plan.names import windows_names
@@ -92,29 +92,46 @@ class Tree:
     pending: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """What was worked out for the disks of one client: `folder` is the client's, None while one of its files waits."""
+
+    machine: Machine
+    outlines: Mapping[tuple[bytes, Format], Outline]
+    folder: Directory | None
+
+
 def grow(
     catalog: Catalog,
     live: Iterable[Live] = (),
     formats: Sequence[Format] = (Format.VHD,),
     ask: Ask = lambda source: None,
-    outlines: dict[tuple[bytes, Format], Outline] | None = None,
+    beds: dict[str, Bed] | None = None,
 ) -> Tree:
     """The tree of all disks of `catalog` in each of `formats`; `live` are the files of `.synthfs`.
 
-    `ask` tells where a source has data. `outlines` remembers what was worked out for an earlier tree.
+    `ask` tells where a source has data. `beds` remembers what was worked out for an earlier tree of the same formats.
     """
-    known = {} if outlines is None else outlines
+    known: Mapping[str, Bed] = beds or {}
+    machines = {client: machine for client, machine in catalog.machines.items() if machine.disks}
+    names = windows_names({client: client for client in machines}, taken=(STATUS_DIRECTORY, README))
+    grown: dict[str, Bed] = {}
     waiting: list[Disk] = []
-    by_client: dict[str, list[_Shown]] = {}
-    for disk in catalog.disks:
-        forms = list(dict.fromkeys(container.fitting(disk, form) for form in formats))
-        found = [outline for form in forms if (outline := _outlined(disk, form, ask, known))]
-        by_client.setdefault(disk.image.client, []).append(_Shown(disk, found, ask))
-        waiting += [disk] * (len(forms) - len(found))
-    for key in known.keys() - {(disk.edition, form) for disk in catalog.disks for form in Format}:
-        del known[key]
-    names = windows_names({client: client for client in by_client}, taken=(STATUS_DIRECTORY, README))
-    clients = [_client(names[client], shown) for client, shown in by_client.items()]
+    clients: list[Directory] = []
+    for client, machine in machines.items():
+        bed = known.get(client)
+        if bed and bed.machine is machine and bed.folder and bed.folder.name == names[client]:
+            grown[client], folder = bed, bed.folder
+        else:
+            shown, missing = _shown(machine, formats, ask, bed.outlines if bed else {})
+            folder = _client(names[client], shown)
+            outlines = {(each.disk.edition, outline.form): outline for each in shown for outline in each.outlines}
+            grown[client] = Bed(machine, outlines, None if missing else folder)
+            waiting += missing
+        clients.append(folder)
+    if beds is not None:
+        beds.clear()
+        beds.update(grown)
     newest = max((client.mtime_ns for client in clients), default=0)
     status_directory = directory(STATUS_DIRECTORY, live, newest, STATUS_DIRECTORY)
     text = text_file(README, readme(_newest_disk(clients)), newest)
@@ -134,18 +151,26 @@ class _Shown:
     ask: Ask
 
 
-def _outlined(disk: Disk, form: Format, ask: Ask, known: dict[tuple[bytes, Format], Outline]) -> Outline | None:
-    key = disk.edition, form
-    if key not in known and (found := container.outline(disk, form, ask)):
-        known[key] = found
-    return known.get(key)
+def _shown(
+    machine: Machine, formats: Sequence[Format], ask: Ask, known: Mapping[tuple[bytes, Format], Outline]
+) -> tuple[list[_Shown], list[Disk]]:
+    """The disks of a machine with what is shown of them, and for each file that has to wait its disk."""
+    shown: list[_Shown] = []
+    waiting: list[Disk] = []
+    for disk in machine.disks:
+        forms = dict.fromkeys(container.fitting(disk, form) for form in formats)
+        outlines = (known.get((disk.edition, form)) or container.outline(disk, form, ask) for form in forms)
+        found = [outline for outline in outlines if outline]
+        shown.append(_Shown(disk, found, ask))
+        waiting += [disk] * (len(forms) - len(found))
+    return shown, waiting
 
 
 def _newest_disk(clients: Iterable[Directory]) -> str | None:
     """The path of the newest disk that is shown."""
-    files = [(f"{client.name}/{node.name}", node) for client in clients for node in client.entries if isinstance(node, File)]
-    path, _ = max(files, key=lambda found: found[1].mtime_ns, default=(None, None))
-    return path
+    files = ((client, node) for client in clients for node in client.entries if isinstance(node, File))
+    found = max(files, key=lambda each: each[1].mtime_ns, default=None)
+    return f"{found[0].name}/{found[1].name}" if found else None
 
 
 def apart(directory: Directory, taken: set[int]) -> Directory:
@@ -164,7 +189,8 @@ def apart(directory: Directory, taken: set[int]) -> Directory:
         taken.add(inode & LOWER_HALF)
         moved = node if inode == node.inode else replace(node, inode=inode)
         entries.append(apart(moved, taken) if isinstance(moved, Directory) else moved)
-    return replace(directory, entries=tuple(entries))
+    is_same = all(one is other for one, other in zip(entries, directory.entries, strict=True))
+    return directory if is_same else replace(directory, entries=tuple(entries))
 
 
 def _client(name: str, shown: list[_Shown]) -> Directory:
@@ -211,18 +237,26 @@ def text_file(name: str, text: str, mtime_ns: int) -> File:
 
 def changes(old: Tree, new: Tree) -> list[tuple[int, str]]:
     """Every name that leads elsewhere in `new` than in `old`, or is in one of them alone, with its directory's inode."""
-    before, after = (_by_place(tree.root) for tree in (old, new))
+    same = {id(each) for each in _directories(old.root)} & {id(each) for each in _directories(new.root)}
+    before, after = (_by_place(tree.root, same) for tree in (old, new))
     return [place for place in before.keys() | after.keys() if before.get(place) != after.get(place)]
 
 
-def _by_place(directory: Directory) -> dict[tuple[int, str], int]:
-    """The inode behind each (directory's inode, name)."""
-    found: dict[tuple[int, str], int] = {}
+def _directories(directory: Directory) -> Iterator[Directory]:
+    yield directory
     for node in directory.entries:
+        if isinstance(node, Directory):
+            yield from _directories(node)
+
+
+def _by_place(directory: Directory, same: Set[int]) -> dict[tuple[int, str], int]:
+    """The inode behind each (directory's inode, name), but for what is in directories that are in both trees (`same`)."""
+    found: dict[tuple[int, str], int] = {}
+    for node in () if id(directory) in same else directory.entries:
         if not isinstance(node, Live):
             found[directory.inode, node.name] = node.inode
         if isinstance(node, Directory):
-            found |= _by_place(node)
+            found |= _by_place(node, same)
     return found
 
 
