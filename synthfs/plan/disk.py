@@ -14,6 +14,7 @@ Not for: choosing between images (`plan/catalog`), containers (`plan/container`)
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 from synthfs import identity
@@ -229,7 +230,8 @@ def assemble(volume: Volume, siblings: Mapping[int, tuple[Volume, int]]) -> Disk
         if partition == volume.partition:
             contents.append(Content(partition, volume))
         else:
-            contents.append(Content(partition, *siblings.get(partition.number, (None, 0))))
+            sibling = siblings.get(partition.number)
+            contents.append(Content(partition, *sibling) if sibling else _zeroes(partition)[0])
     notes = (*volume.layout.notes, *volume.notes, *_notes(volume, contents))
     return Disk(volume.image, volume.layout, tuple(contents), notes, _edition(volume, contents))
 
@@ -238,17 +240,24 @@ def _notes(volume: Volume, contents: Sequence[Content]) -> Iterator[Note]:
     for content in contents:
         partition = content.partition
         if not content.volume:
-            what = f"partition {partition.number} ({partition.label or partition.type})"
-            if partition.container:
-                yield Note(f"{what} is zero: it is {partition.container}, which UrBackup does not save", warning=True)
-            else:
-                yield Note(f"{what} is zero: it was not imaged")
+            yield _zeroes(partition)[1]
         elif abs(content.age) > FAR:
             days = f"{abs(content.age) / 86400:.1f} days {'older' if content.age < 0 else 'newer'}"
             yield Note(f"partition {partition.number} is from {content.volume.image.name}, {days}", warning=True)
         if content.volume and content.volume is not volume:
             for note in content.volume.notes:
                 yield Note(f"partition {partition.number}: {note.text}", note.warning)
+
+
+@lru_cache(maxsize=1024)
+def _zeroes(partition: Partition) -> tuple[Content, Note]:
+    """What a partition holds that no image is of, and what is said of it. Kept: thousands of disks share them."""
+    what = f"partition {partition.number} ({partition.label or partition.type})"
+    if partition.container:
+        note = Note(f"{what} is zero: it is {partition.container}, which UrBackup does not save", warning=True)
+    else:
+        note = Note(f"{what} is zero: it was not imaged")
+    return Content(partition, None), note
 
 
 def _edition(volume: Volume, contents: Sequence[Content]) -> bytes:

@@ -18,6 +18,7 @@ Not for: FUSE (`fuse/`). Units: bytes; times in nanoseconds since 1970 UTC.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from synthfs import identity
 from synthfs.extents import Bytes, ExtentMap, Source
@@ -206,11 +207,15 @@ def directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> D
 
 
 def _plain(stem: str, shown: _Shown) -> Iterator[File]:
-    return _files(stem, shown, shown.disk.edition, lambda: shown.disk)
+    return _files(stem, shown, shown.disk.edition, partial(_itself, shown.disk))
+
+
+def _itself(disk: Disk) -> Disk:
+    return disk
 
 
 def _renewed(stem: str, shown: _Shown) -> Iterator[File]:
-    return _files(stem, shown, renew.edition(shown.disk), lambda: renew.new_identity(shown.disk))
+    return _files(stem, shown, renew.edition(shown.disk), partial(renew.new_identity, shown.disk))
 
 
 def _files(stem: str, shown: _Shown, disk_edition: bytes, disk: Callable[[], Disk]) -> Iterator[File]:
