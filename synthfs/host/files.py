@@ -21,16 +21,23 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 ZFS_MAGIC = 0x2FC12FC1
 
+PROMPT = 0.004
+"""A read that takes less has not waited for a disk that turns, and holds nobody up for long."""
+
+RECENT = 1.0
+"""For how long the last read tells what the next one is like."""
+
 
 class OpenSource:
     """A backup file held open. Its descriptor goes on working when the file is deleted underneath."""
 
-    __slots__ = ("_nowait", "fd", "source", "used")
+    __slots__ = ("_is_prompt", "_nowait", "fd", "source", "used")
 
     def __init__(self, source: Source) -> None:
         """Raises SourceError where the file at `source.path` is not there or not the one that `source` describes."""
         self.source = source
         self._nowait = True
+        self._is_prompt = False
         with _reported(source):
             self.fd = os.open(source.path, _FLAGS)
         try:
@@ -60,9 +67,17 @@ class OpenSource:
         self.used = time.monotonic()
 
     def try_read(self, offset: int, into: memoryview) -> bool:
-        """Fills `into` if that takes no waiting. False: it would block, or the file system cannot tell."""
+        """Fills `into` if that takes no waiting. False: it would block, or may.
+
+        ZFS cannot tell. There, a read is thought to take no waiting if the last one did not, a moment ago: going through a
+        thread made cached data two to three times slower (`scripts/bench zfs`). So a disk that is slow holds others up for
+        one access at a time, and one that sleeps does not, since it was idle before.
+        """
         if not self._nowait:
-            return False
+            if not self._is_prompt or time.monotonic() > self.used + RECENT:
+                return False
+            self.read(offset, into)
+            return True
         try:
             filled = os.preadv(self.fd, (into,), offset, os.RWF_NOWAIT) == len(into)
         except BlockingIOError:
@@ -77,6 +92,7 @@ class OpenSource:
 
     def read(self, offset: int, into: memoryview) -> None:
         """Fills `into`, however long that takes. Raises SourceError where it cannot be filled."""
+        began = time.monotonic()
         done = 0
         while done < len(into):
             with _reported(self.source):
@@ -85,6 +101,7 @@ class OpenSource:
                 raise SourceError(f"{self.source.path} ends at {offset + done}, before the {self.source.size} bytes it had")
             done += count
         self.check()
+        self._is_prompt = self.used - began < PROMPT
 
     def data_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Offset and length of everything in [offset, offset + length) that is no hole."""
