@@ -22,6 +22,7 @@ from synthfs.cli.common import Database, Image, Json, err, find_disk, look_at, p
 from synthfs.errors import NotFoundError, TargetError
 from synthfs.formats import gpt
 from synthfs.host import qemu
+from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk
 from synthfs.plan.tree import NEW_IDENTITY, File, grow, walk
 
@@ -41,7 +42,9 @@ def boot(
     firmware: Annotated[
         qemu.Firmware | None, typer.Option("--firmware", help="Instead of what the disk is made for.", show_default=False)
     ] = None,
-    bus: Annotated[qemu.Bus, typer.Option("--bus", help="What the disk hangs on.")] = qemu.Bus.AHCI,
+    bus: Annotated[
+        qemu.Bus | None, typer.Option("--bus", help="What the disk hangs on, instead of AHCI.", show_default=False)
+    ] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="How much memory the machine has.", min=64)] = 2048,
     no_kvm: Annotated[bool, typer.Option("--no-kvm", help="Emulate every instruction, slowly.")] = False,
     database: Database = None,
@@ -61,7 +64,25 @@ def boot(
     for place in filter(None, (screenshot, serial)):
         _check_target(place)
     firmware, accelerated = firmware or _firmware(disk), not no_kvm and _can_accelerate()
-    hardware = qemu.Hardware(firmware, bus, memory, accelerated, window, serial, disk.layout.sector_size)
+    sector_size = disk.layout.sector_size
+    # AHCI, in qemu, has sectors of 512 bytes only.
+    bus = bus or (qemu.Bus.AHCI if sector_size == 512 else qemu.Bus.NVME)
+    hardware = qemu.Hardware(firmware, bus, memory, accelerated, window, serial, sector_size)
+    runs, seconds = _watch(disk, hardware, database, after, screenshot)
+    taken = screenshot if runs else None
+    if as_json:
+        facts = {"image": disk.image.name, "firmware": firmware.value, "kvm": accelerated, "seconds": round(seconds, 1)}
+        print_json(facts | {"runs": runs, "screenshot": taken, "serial": serial})
+    elif not runs:
+        say(f"the machine switched itself off after {seconds:.0f} s")
+    else:
+        say(f"after {seconds:.0f} s the machine was running{f'; its screen is in {taken}' if taken else ''}")
+
+
+def _watch(
+    disk: Disk, hardware: qemu.Hardware, database: str | None, after: float, screenshot: str | None
+) -> tuple[bool, float]:
+    """Boots and takes the picture; whether the machine ran until then, and for how many seconds."""
     began = time.monotonic()
     # So that neither machine nor mount is left behind.
     signal.signal(signal.SIGTERM, _leave)
@@ -75,16 +96,9 @@ def boot(
             machine.screenshot(f"{workshop}/screen.png")
             shutil.copyfile(f"{workshop}/screen.png", screenshot)
         seconds = time.monotonic() - began
-        if runs and window:
+        if runs and hardware.window:
             machine.runs_for(None)
-    taken = screenshot if runs else None
-    if as_json:
-        facts = {"image": disk.image.name, "firmware": firmware.value, "kvm": accelerated, "seconds": round(seconds, 1)}
-        print_json(facts | {"runs": runs, "screenshot": taken, "serial": serial})
-    elif not runs:
-        say(f"the machine switched itself off after {seconds:.0f} s")
-    else:
-        say(f"after {seconds:.0f} s the machine was running{f'; its screen is in {taken}' if taken else ''}")
+    return runs, seconds
 
 
 def _can_accelerate() -> bool:
@@ -119,13 +133,14 @@ def _firmware(disk: Disk) -> qemu.Firmware:
 def _mounted(disk: Disk, database: str | None, workshop: str) -> Iterator[str]:
     """The path of the disk, bare, in a mount that ends with the context."""
     store = disk.image.raw.path.removesuffix(disk.image.name)
-    files = ((path, node) for path, node in walk(grow(look_at(store, database)).root) if isinstance(node, File) and node.disk)
+    tree = grow(look_at(store, database), formats=(Format.RAW,))
+    files = ((path, node) for path, node in walk(tree.root) if isinstance(node, File) and node.disk)
     path = next((path for path, node in files if node.disk and node.disk.image.name == disk.image.name), None)
     if path is None:
         raise NotFoundError(f"{disk.image.name} is not shown in a mount; `synthfs show` says why")
     place = f"{workshop}/disks"
     os.mkdir(place)
-    mount_verb.mount(store, place, daemon=True, refresh=0.0, database=database)
+    mount_verb.mount(store, place, daemon=True, refresh=0.0, formats=[Format.RAW], database=database)
     try:
         yield f"{place}/{path}"
     finally:
