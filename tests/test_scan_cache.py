@@ -25,6 +25,7 @@ from onmount import Sample
 from processes import run
 from synthfs.host import files
 from synthfs.model import Known, Seal, StoreFacts
+from synthfs.plan.tree import ROOT_INODE, Bed, File, Live, Tree, changes, grow, walk
 from synthfs.survey import survey
 from synthfs.urbackup import remembered, storage
 from test_store import DAY, HEADER, only, put
@@ -334,20 +335,38 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rounds=st.lists(EVENTS, min_size=2, max_size=5))
 def test_any_history_looks_the_same_with_and_without(
     rounds: list[list[tuple[str, str, str, str]]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Backups come, grow, finish and go; after each round, facts and catalog are those of somebody who knows nothing."""
+    """Backups come, grow, finish and go; after each round, facts, catalog and tree are those of somebody who knows nothing."""
     root = tmp_path_factory.mktemp("history")
-    facts, catalog = storage.scan(str(root)), survey(str(root))
+    facts, catalog, beds = storage.scan(str(root)), survey(str(root)), dict[str, Bed]()
+    tree = grow(catalog, beds=beds)
     for events in rounds:
         for event in events:
             _happen(root, *event)
         facts = again(root, facts)
         catalog = survey(str(root), before=catalog)
         assert catalog == survey(str(root))
+        before, tree = tree, grow(catalog, beds=beds)
+        old, new = _nodes(before), _nodes(tree)
+        assert new == _nodes(grow(survey(str(root))))
+        # A name leads elsewhere if there is another inode behind it.
+        elsewhere = {path for path in old.keys() | new.keys() if old.get(path, (0,))[0] != new.get(path, (0,))[0]}
+        assert {(parent, name) for parent, name in changes(before, tree)} == {
+            ((old | new).get(path.rpartition("/")[0], (ROOT_INODE,))[0], path.rpartition("/")[2]) for path in elsewhere
+        }
+
+
+def _nodes(tree: Tree) -> dict[str, tuple[int, int | None]]:
+    """Inode and length of all that a tree shows."""
+    return {
+        path: (node.inode, node.length if isinstance(node, File) else None)
+        for path, node in walk(tree.root)
+        if not isinstance(node, Live)
+    }
 
 
 def _happen(root: Path, what: str, client: str, letter: str, stamp: str) -> None:
