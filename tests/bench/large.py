@@ -76,6 +76,8 @@ class _Large:
             if name == COLD:
                 shutil.rmtree(self.caches)
                 self.caches.mkdir(mode=0o700)
+            elif not any(self.caches.iterdir()):
+                self._synthfs("list", "--json", self.root)
 
         def mount(store: Path) -> float:
             began = time.monotonic()
