@@ -17,6 +17,7 @@ from makestore import Store
 from processes import Argument
 
 GIB = 1 << 30
+CP, FLUSHED = "cp --reflink", "cp --reflink, flushed"
 
 
 def rows(rig: Rig) -> Iterator[Row]:
@@ -30,7 +31,9 @@ def rows(rig: Rig) -> Iterator[Row]:
         out.mkdir()
         commands: dict[str, list[Argument]] = {
             OURS: [sys.executable, "-m", "synthfs", "materialize", raw, "--force", "-o", out / OURS],
-            "cp --reflink": ["cp", "--reflink=always", raw, out / "cp --reflink"],
+            CP: ["cp", "--reflink=always", raw, out / CP],
+            # materialize returns when the file is safely on disk.
+            FLUSHED: ["sh", "-c", 'cp --reflink=always "$1" "$2" && sync "$2"', "sh", raw, out / FLUSHED],
         }
 
         def timed(name: str) -> float:
@@ -43,8 +46,8 @@ def rows(rig: Rig) -> Iterator[Row]:
             scope.run(["sync"])
 
         contestants = {name: lambda name=name: timed(name) for name in commands}
-        goal = Goal("at most", 1.2, ("cp --reflink",))
-        row = Row(f"materialize, {gib} GiB in {extents_of(scope, raw)} extents", "s", contestants, "low", (goal,), prepare)
+        goals = (Goal("at most", 1.2, (CP,)), Goal("at most", 1.2, (FLUSHED,)))
+        row = Row(f"materialize, {gib} GiB in {extents_of(scope, raw)} extents", "s", contestants, "low", goals, prepare)
         yield row
         scope.run(["sync"])
         row.notes += [_own_space(scope, out / name) for name in commands]

@@ -38,11 +38,23 @@ def document(results: list[Result], skipped: list[str], rounds: int) -> dict[str
             "python": platform.python_version(),
             "processors": os.cpu_count(),
             "load": list(os.getloadavg()),
+            "processor_share": _share(),
         },
         "rounds": rounds,
         "rows": [result.as_json() for result in results],
         "skipped": skipped,
     }
+
+
+def _share() -> int | None:
+    """The weight of this process' control group against others, of which 1024 is the usual one."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        path = Path(f"/sys/fs/cgroup/cpu{group}/cpu.shares")
+        if "cpu" in controllers.split(",") and path.exists():
+            return int(path.read_text())
+    return None
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

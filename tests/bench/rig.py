@@ -34,7 +34,7 @@ class Rig:
     @property
     def seconds(self) -> float:
         """How long one measurement of something endless lasts."""
-        return 0.2 if self.smoke else 1.5
+        return 0.2 if self.smoke else 1.0
 
     def skip(self, what: str, why: str) -> None:
         """Says aloud what is not measured; it stands in the report too."""

@@ -47,7 +47,8 @@ class Goal:
     def __str__(self) -> str:
         sign = "≥" if self.how == "at least" else "≤"
         others = "the best peer" if len(self.against) > 1 else "".join(self.against)
-        return f"{sign} {self.bound:g}" + (f" x {others}" if self.against else "")
+        whose = "" if self.of == OURS else f"{self.of} "
+        return f"{whose}{sign} {self.bound:g}" + (f" x {others}" if self.against else "")
 
 
 @dataclass(slots=True)

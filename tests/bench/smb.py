@@ -16,7 +16,7 @@ from makedisk import BASIC_DATA, Partition, make_disk
 from makestore import Store
 from processes import in_child
 
-PLAIN = "plain file"
+PLAIN, AGAIN = "plain file", f"{OURS}, read before"
 _DATA_AT = 64 * MIB
 
 # In a child: libsmbclient is not to stay in this process, and a child can be given up. Its shape is that of libsmbclient.h.
@@ -82,12 +82,13 @@ def rows(rig: Rig) -> Iterator[Row]:
         target = shared / "served"
         target.mkdir()
         scope.synthfs_mount(image.raw.parents[2], "--allow-other", "--group", smbd.GROUP, target=target)
-        files = {OURS: target / "pc" / f"{image.raw.stem}.vhd", PLAIN: shared / "plain.vhd"}
+        disk_file = target / "pc" / f"{image.raw.stem}.vhd"
+        files = {OURS: disk_file, AGAIN: disk_file, PLAIN: shared / "plain.vhd"}
         scope.run(["cp", "--sparse=never", files[OURS], files[PLAIN]])
         files[PLAIN].chmod(0o644)
         stanza = smbd.stanza(scope, target).replace(str(target), str(shared))
         share = smbd.start(scope, stanza)
-        backing = {OURS: [image.raw], PLAIN: [files[PLAIN]]}
+        backing = {OURS: [image.raw], AGAIN: [image.raw], PLAIN: [files[PLAIN]]}
 
         def measure(how: str, name: str) -> float:
             path = files[name].relative_to(shared)
@@ -99,9 +100,11 @@ def rows(rig: Rig) -> Iterator[Row]:
         def prepare(name: str) -> None:
             if name == OURS:
                 forget(files[OURS])
+            elif name == AGAIN:
+                measure("sequential", AGAIN)
             warm(scope, backing[name])
 
-        goals = (Goal("at least", 0.95, (PLAIN,)),)
+        goals = (Goal("at least", 0.95, (PLAIN,)), Goal("at least", 0.95, (PLAIN,), of=AGAIN))
         for how, title, unit in (("sequential", "sequential, 1 MiB", "MiB/s"), ("random", "random 4 KiB", "IOPS")):
             contestants = {name: partial(measure, how, name) for name in files}
             yield Row(f"over SMB, {title}", unit, contestants, goals=goals, prepare=prepare)
