@@ -354,6 +354,30 @@ class TestAgainst:
         os.truncate(spoiled, sample.disk.length + MIB)
         assert asked(scope, sample.c.raw, "--against", spoiled)[1][-1]["where"] == "length"
 
+    @pytest.mark.parametrize(("form", "structure"), [("vhd-dynamic", 1536), ("vhdx", 65536)])
+    def test_other_containers(self, sample: Sample, scope: Scope, form: str, structure: int) -> None:
+        """The same in containers that hold the disk in blocks of their own order, told by the partition's offset."""
+        file = scope.path("out") / f"d.{form}"
+        scope.synthfs("materialize", sample.c.raw, "--format", form, "--reflink=never", "-o", file)
+        code, findings, summary, _ = asked(scope, sample.c.raw, "--against", file)
+        assert (code, findings) == (OK, [])
+        assert summary["data"] + summary["holes"] == file.stat().st_size
+        c = sample.disk.partition(3)
+        content, volume = file.read_bytes(), sample.disk.read(c.start, c.length)
+
+        def alone(at: int) -> bool:
+            """Whether these bytes are in C: only: the volumes hold the same files."""
+            return content.count(volume[at : at + 4096]) == 1
+
+        inside = next(at for at in range(5 * 4096, c.length, 4096) if volume[at] and volume[at + 100] and alone(at))
+        place = content.index(volume[inside : inside + 4096]) + 100
+        for offset in (place, structure):
+            with flipped(file, offset):
+                code, findings, _, _ = asked(scope, sample.c.raw, "--against", file)
+            assert (code, [f["offset"] for f in findings]) == (DIFFERS, [offset])
+            assert findings[0]["where"].startswith("partition 3 (") == (offset == place)
+            assert (f" {inside + 100} bytes into the partition" in findings[0]["text"]) == (offset == place)
+
     def test_what_a_mount_serves(self, sample: Sample, scope: Scope) -> None:
         """A file of a mount is the disk of its image; another image's is not; what is no file is not looked at."""
         mounted = scope.synthfs_mount(sample.root)

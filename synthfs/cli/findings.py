@@ -5,9 +5,9 @@ saying it to anybody (`cli/verify`). Units: bytes, seconds.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from synthfs.engines.crew import Crew
 from synthfs.engines.read import Reader
@@ -17,6 +17,7 @@ from synthfs.extents import ExtentMap
 from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Fault, Finding
 from synthfs.plan.check import check_disk, check_sidecar
+from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk, Volume
 from synthfs.plan.parts import Part, parts
 from synthfs.units import human
@@ -108,26 +109,34 @@ def _check_tables(disk: Disk) -> Iterator[Finding]:
         yield from check_disk(disk.length, disk.layout.sector_size, read, moved=disk.layout.made_up)
 
 
-def check_file(crew: Crew, disk: Disk, extents: ExtentMap, file: OpenSource, sample: Sample, progress: Progress) -> Audit:
-    """A file against the map that it has to be, part by part."""
+def check_file(
+    crew: Crew, disk: Disk, form: Format, extents: ExtentMap, file: OpenSource, sample: Sample, progress: Progress
+) -> Audit:
+    """A file against the map that it has to be, `disk` in a container, part by part."""
     audit = Audit("file", file.source.path)
-    return audit.run(_check_file(crew, disk, extents, file, audit.tally, sample, progress))
+    size = file.source.size
+    everything = parts(disk, extents, form)
+    inside = (replace(part, length=min(part.length, size - part.offset)) for part in everything if part.offset < size)
+    return audit.run(_check_file(crew, extents, inside, file, audit.tally, sample, progress))
 
 
 def _check_file(
-    crew: Crew, disk: Disk, extents: ExtentMap, file: OpenSource, tally: Tally, sample: Sample, progress: Progress
+    crew: Crew,
+    extents: ExtentMap,
+    inside: Iterable[Part],
+    file: OpenSource,
+    tally: Tally,
+    sample: Sample,
+    progress: Progress,
 ) -> Iterator[Finding]:
-    size = file.source.size
-    named = [part for part in parts(disk, extents) if part.offset < size]
-    ranges = [(part.offset, min(part.length, size - part.offset)) for part in named]
     seen: set[str] = set()
     with closing(Reader(extents)) as reader:
         reader.open()
-        for number, bad in compare(crew, reader, file, ranges, tally, sample, progress):
-            if named[number].name not in seen:
-                seen.add(named[number].name)
-                yield _of_part(named[number], bad)
-    if size != extents.length:
+        for part, bad in compare(crew, reader, file, inside, tally, sample, progress):
+            if part.name not in seen:
+                seen.add(part.name)
+                yield _of_part(part, bad)
+    if (size := file.source.size) != extents.length:
         text = f"the file has {size} bytes, and {extents.length} would be right"
         yield Finding(Fault.DIFFERS, "length", text, min(size, extents.length))
 

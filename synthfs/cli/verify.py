@@ -19,7 +19,7 @@ from synthfs.cli.common import Database, Json, VolumeOnly, err, find_disk, hole_
 from synthfs.cli.findings import Audit, check_file, check_image, check_tables
 from synthfs.engines.crew import Crew
 from synthfs.engines.verify import EVERYTHING, Sample
-from synthfs.errors import DiffersError, FormatError, NotFoundError, SourceError, SynthfsError, UncheckedError
+from synthfs.errors import DiffersError, FormatError, NotFoundError, SourceError, SynthfsError, UncheckedError, UnsupportedError
 from synthfs.extents import ExtentMap, Source
 from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Fault, Finding
@@ -136,9 +136,10 @@ class _Run:
     def file(self, disk: Disk, path: str) -> None:
         self._tell(check_tables(disk))
         with closing(OpenSource(source_at(path))) as file, Crew() as crew, _progress() as progress:
-            extents = _form_of(disk, file)
+            form = _form_of(disk, file)
+            extents = _map_for(disk, form)
             task = progress.add_task(printable(os.path.basename(path)), total=_estimate(file.source) * self.sample.share)
-            self._tell(check_file(crew, disk, extents, file, self.sample, lambda done: progress.advance(task, done)))
+            self._tell(check_file(crew, disk, form, extents, file, self.sample, lambda done: progress.advance(task, done)))
 
     def finish(self) -> None:
         """Sums up, and raises the error of the worst that was found."""
@@ -196,17 +197,28 @@ class _Run:
             out.print(f"{human(summary['unproven'])} have no hash that says anything about them", soft_wrap=True)
 
 
-def _form_of(disk: Disk, file: OpenSource) -> ExtentMap:
-    """The map that `file` has to follow: that of the container that it begins or ends like, or of the bare disk."""
-    front, back = bytearray(8), bytearray(8)
-    if file.source.size >= 512:
-        file.read(0, memoryview(front))
-        file.read(file.source.size - 512, memoryview(back))
-    form = {b"vhdxfile": Format.VHDX, b"conectix": Format.VHD_DYNAMIC}.get(bytes(front))
-    form = form or (Format.VHD if back == b"conectix" else Format.RAW)
+def _map_for(disk: Disk, form: Format) -> ExtentMap:
+    """The map of the file that holds the disk in such a container."""
     container.check(disk, form)
-    (found,) = container.of_disk(disk, form, disk.image.stem, hole_maps(disk, form))
+    *_, found = container.of_disk(disk, form, disk.image.stem, hole_maps(disk, form))
     return found.extent_map()
+
+
+def _form_of(disk: Disk, file: OpenSource) -> Format:
+    """By what it begins with, or else by its name, or by what it ends with: any of these may be what is damaged."""
+    size, path = file.source.size, file.source.path
+    front, back = bytearray(8), bytearray(8)
+    if size >= 512:
+        file.read(0, memoryview(front))
+        file.read(size - 512, memoryview(back))
+    if form := {b"vhdxfile": Format.VHDX, b"conectix": Format.VHD_DYNAMIC}.get(bytes(front)):
+        return form
+    for form in (Format.VHD_DYNAMIC, Format.VHDX, Format.VHD, Format.RAW):
+        if path.endswith(form.suffix):
+            return form
+    if bytes(front) == b"# Disk D":
+        raise UnsupportedError(f"{path} is the text of a VMDK; name the file beside it that holds the disk")
+    return Format.VHD if back == b"conectix" or size == disk.length + 512 else Format.RAW
 
 
 def _of(audits: Sequence[Audit], fault: Fault) -> str:

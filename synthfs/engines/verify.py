@@ -13,7 +13,7 @@ as a SourceError. Not for: what the parts of a disk are called (`plan/parts`). U
 
 import heapq
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -22,6 +22,7 @@ from synthfs.engines.read import Reader
 from synthfs.errors import SourceError
 from synthfs.extents import Bytes
 from synthfs.host.files import OpenSource
+from synthfs.plan.parts import Part
 from synthfs.units import MiB
 from synthfs.urbackup.hashfile import CHUNK, ENTRY, ZERO_CHUNK, covers
 
@@ -83,11 +84,6 @@ class _Chunks:
     first: int
     count: int
     hole: bool
-
-
-def data_length(file: OpenSource, volume: Range) -> int:
-    """How many bytes of a volume there are to read."""
-    return sum(run.count * CHUNK for run in _runs(file, *volume) if not run.hole)
 
 
 def check_hashes(
@@ -200,7 +196,7 @@ def _joined(bad: Iterable[Bad]) -> Iterator[Bad]:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    part: int
+    part: Part
     offset: int
     length: int
 
@@ -209,25 +205,28 @@ def compare(
     crew: Crew,
     reader: Reader,
     file: OpenSource,
-    parts: Sequence[Range],
+    parts: Iterable[Part],
     tally: Tally,
     sample: Sample,
     progress: Progress,
-) -> Iterator[tuple[int, Bad]]:
-    """For each of the `parts` in which `file` is not what `reader` says: its number, and where it differs first.
+) -> Iterator[tuple[Part, Bad]]:
+    """Those of the `parts` in which `file` is not what `reader` says, each with the place where it differs first.
 
-    `parts` are ranges of the map, and all of them have to lie in the file. Pieces made in memory belong to every sample.
+    All of the parts have to lie in the file. Pieces made in memory belong to every sample.
     Raises SourceError where a backup changed, or the file did.
     """
-    different: set[int] = set()
+    different: set[Part] = set()
     chosen = sample.chooser()
 
     def pieces() -> Iterator[_Piece]:
-        for number, (start, length) in enumerate(parts):
-            for offset, amount in _either(reader.data(start, length), file.data_ranges(start, length)):
+        for part in parts:
+            data = _either(reader.data(part.offset, part.length), file.data_ranges(part.offset, part.length))
+            tally.holes += part.length
+            for offset, amount in data:
+                tally.holes -= amount
                 for skip in range(0, amount, _COMPARED_AT_ONCE):
-                    piece = _Piece(number, offset + skip, min(_COMPARED_AT_ONCE, amount - skip))
-                    if number not in different and (_made_in_memory(reader, piece) or chosen()):
+                    piece = _Piece(part, offset + skip, min(_COMPARED_AT_ONCE, amount - skip))
+                    if part not in different and (_made_in_memory(reader, piece) or chosen()):
                         yield piece
                     else:
                         tally.left_out += piece.length
@@ -251,16 +250,10 @@ def compare(
         if bad and piece.part not in different:
             different.add(piece.part)
             yield piece.part, bad
-    tally.holes += sum(length for _, length in parts) - tally.data - tally.left_out
 
 
 def _made_in_memory(reader: Reader, piece: _Piece) -> bool:
     return any(isinstance(extent, Bytes) for extent in reader.extents.pieces(piece.offset, piece.length))
-
-
-def to_compare(reader: Reader, file: OpenSource, parts: Sequence[Range]) -> int:
-    """How many bytes there are to read on either side."""
-    return sum(n for start, length in parts for _, n in _either(reader.data(start, length), file.data_ranges(start, length)))
 
 
 def _either(ours: Iterable[Range], theirs: Iterable[Range]) -> Iterator[Range]:

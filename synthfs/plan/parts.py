@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from synthfs.extents import Bytes, ExtentMap, FileRange, Zero
+from synthfs.plan.container import Format
 from synthfs.plan.disk import Content, Disk
 
 BESIDE = "space that belongs to no partition"
@@ -24,12 +25,9 @@ class Part:
     inside: int | None = None
 
 
-def parts(disk: Disk, extents: ExtentMap) -> list[Part]:
-    """What the file of `extents`, which is `disk` in some container, consists of, from its beginning to its end."""
-    bare = disk.extent_map()
-    if extents.extents[: len(bare.extents) - 1] == bare.extents[:-1]:
-        return list(_in_order(disk, extents.length))
-    return list(_scattered(disk, extents))
+def parts(disk: Disk, extents: ExtentMap, form: Format) -> Iterator[Part]:
+    """What the file of `extents`, which is `disk` in such a container, consists of, from its beginning to its end."""
+    return _scattered(disk, extents) if form.is_sparse else _in_order(disk, extents.length)
 
 
 def partition_name(content: Content) -> str:
