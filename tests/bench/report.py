@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import statistics
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,19 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def lines(result: Result) -> list[str]:
-    """A row, as lines of Markdown: a heading, a table of its contestants, and what was asked."""
-    out = [f"### {result.title} ({result.unit}{', less is better' if result.better == 'low' else ''})", ""]
+def lines(row: dict[str, Any]) -> list[str]:
+    """A row, as JSON has it, in lines of Markdown: a heading, a table of its contestants, and what was asked."""
+    out = [f"### {row['row']} ({row['unit']}{', less is better' if row['better'] == 'low' else ''})", ""]
     out += ["| contestant | median | min to max | synthfs / it |", "|---|---|---|---|"]
-    for name, row in result.samples.items():
-        ratio = result.ratio(name)
-        beside = "" if name == OURS or ratio is None else f"{ratio:.2f}"
-        out.append(f"| {name} | {figure(statistics.median(row))} | {figure(min(row))} to {figure(max(row))} | {beside} |")
+    for name, one in row["contestants"].items():
+        beside = "" if name == OURS or one["ours_to_it"] is None else f"{one['ours_to_it']:.2f}"
+        out.append(f"| {name} | {figure(one['median'])} | {figure(one['min'])} to {figure(one['max'])} | {beside} |")
     out.append("")
-    for goal, value in result.verdicts():
-        said = "nothing to compare with" if value is None else f"{value:.3g}: {'met' if goal.is_met(value) else 'MISSED'}"
-        out.append(f"- asked: {goal}; {said}")
-    return [*out, *(f"- {note}" for note in result.notes), ""]
+    for goal in row["goals"]:
+        value = goal["value"]
+        said = "nothing to compare with" if value is None else f"{value:.3g}: {'met' if goal['met'] else 'MISSED'}"
+        out.append(f"- asked: {goal['goal']}; {said}")
+    return [*out, *(f"- {note}" for note in row["notes"]), ""]
 
 
 def document(results: list[Result], skipped: list[str], rounds: int) -> dict[str, Any]:

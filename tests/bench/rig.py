@@ -29,7 +29,7 @@ class Rig:
     @property
     def data(self) -> int:
         """Bytes of random data in the volume that is read."""
-        return (16 if self.smoke else 384) * MIB
+        return (16 if self.smoke else 256) * MIB
 
     @property
     def seconds(self) -> float:
