@@ -166,6 +166,39 @@ answer(wrong)
         assert same(scope, target / Sample.C, model)
 
 
+class TestGrowth:
+    @pytest.mark.parametrize(("form", "driver", "suffix"), [("vhdx", "vhdx", ".vhdx"), ("vhd-dynamic", "vpc", ".dynamic.vhd")])
+    def test_containers_that_grow(self, scope: Scope, writer: Writer, form: str, driver: str, suffix: str) -> None:
+        """What qemu writes where the container had nothing makes it longer; the disk is that of a raw file written alike."""
+        need.tool("qemu-io", "qemu-img")
+        target, model = writer.mount("--format", form), writer.model()
+        file = target / Sample.C.replace(".vhd", suffix)
+        length = file.stat().st_size
+        # In the gap between C: and D:, in C:, and in the reserved partition, all of which are mostly holes.
+        commands = [word for place in ("51M", "48M", "36M") for word in ("-c", f"write -P 0x5a {place} 1M")]
+        for there, its in ((file, driver), (model, "raw")):
+            scope.run(["qemu-io", "-f", its, *commands, "-c", "flush", there])
+        assert file.stat().st_size > length
+        scope.run(["qemu-img", "compare", "-f", driver, "-F", "raw", file, model])
+        target = writer.remount(target, "--format", form)
+        scope.run(["qemu-img", "compare", "-f", driver, "-F", "raw", file, model])
+        source = """
+path, grown = arguments[0], os.stat(arguments[0]).st_size
+fd, older = os.open(path, os.O_RDWR), opened(path)
+sizes = []
+for size in (grown + 4096, 1000, 0, grown):
+    os.ftruncate(fd, size)
+    sizes.append(os.fstat(older).st_size - size)
+os.pwrite(fd, b'end', grown)
+end, beginning = os.pread(older, 10, grown).decode(), os.pread(older, 512, 0).count(0)
+answer([sizes, end, beginning, failure(os.open, path, os.O_RDWR | os.O_TRUNC)])
+"""
+        assert ask(scope, source, file) == [[0] * 4, "end", 512, "EPERM"]
+        scope.synthfs("discard", file)
+        assert file.stat().st_size == length
+        scope.run(["qemu-img", "compare", "-f", driver, "-F", "raw", file, writer.sample.disk.path])
+
+
 class TestStart:
     """What makes a mount impossible is said before there is one."""
 

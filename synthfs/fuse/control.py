@@ -16,6 +16,7 @@ Not for: writing (`fuse/writing`), copying (`cli/sessions`). Units: seconds.
 import contextlib
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,22 +43,23 @@ Facts = dict[str, Any]
 class Control:
     """Ends sessions of `operations`. Those that nobody wrote to for `max_age` are discarded unless open; 0 keeps all."""
 
-    def __init__(self, operations: WritableOperations, refresher: Refresher, max_age: float) -> None:
+    def __init__(
+        self, operations: WritableOperations, refresher: Refresher, listener: socket.socket, max_age: float
+    ) -> None:
         self._operations = operations
         self._scratch = operations.scratch
         self._refresher = refresher
+        self._listener = listener
         self._max_age = max_age
 
-    async def run(self) -> None:
-        """Answers requests, and keeps house, until it is cancelled."""
-        listener = control.listen(self._scratch.fd)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_house)
-                accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-                await trio.serve_listeners(self._converse, [accepting], handler_nursery=nursery)
-        finally:
-            control.hang_up(self._scratch.fd)
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Lets disks be written to, answers requests, and keeps house, until it is cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._operations.run)
+            task_status.started()
+            nursery.start_soon(self._keep_house)
+            accepting = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
+            await trio.serve_listeners(self._converse, [accepting], handler_nursery=nursery)
 
     async def discard(self, path: str, force: bool) -> None:
         """Ends a session for good. Raises NotFoundError without one, BusyError where it is open, unless by `force`."""

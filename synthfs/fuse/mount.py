@@ -31,6 +31,7 @@ from synthfs.fuse.refresh import Refresher, count
 from synthfs.fuse.supervision import Supervision
 from synthfs.fuse.writing import WritableOperations
 from synthfs.host import holes
+from synthfs.host.control import listening
 from synthfs.host.mounts import encode_source, raise_read_ahead, users_may_allow_other
 from synthfs.model import STATUS
 from synthfs.plan.catalog import Catalog
@@ -85,6 +86,8 @@ def serve(
     with ExitStack() as stack:
         metrics = Metrics()
         scratch = stack.enter_context(Scratch(settings.scratch)) if settings.scratch else None
+        # Before there is a mount: whoever sees it may ask.
+        listener = stack.enter_context(listening(scratch.fd)) if scratch else None
         live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
 
         last: list[tuple[Catalog, Tree]] = []
@@ -113,7 +116,12 @@ def serve(
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
         reloaded = supervision.reloaded
         refresher = Refresher(operations, survey, grown, metrics, settings.interval, catalog, reloaded, holes.gather)
-        trio.run(_main, operations, refresher, supervision, settings, lambda: mounted(tree))
+        control = (
+            Control(operations, refresher, listener, settings.max_age)
+            if isinstance(operations, WritableOperations) and listener
+            else None
+        )
+        trio.run(_main, operations, refresher, supervision, control, settings.mountpoint, lambda: mounted(tree))
 
 
 def _options(store: str, settings: Settings) -> set[str]:
@@ -123,17 +131,21 @@ def _options(store: str, settings: Settings) -> set[str]:
 
 
 async def _main(
-    operations: Operations, refresher: Refresher, supervision: Supervision, settings: Settings, mounted: Callable[[], None]
+    operations: Operations,
+    refresher: Refresher,
+    supervision: Supervision,
+    control: Control | None,
+    mountpoint: str,
+    mounted: Callable[[], None],
 ) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, refresher, supervision)
-        if isinstance(operations, WritableOperations):
-            await nursery.start(operations.run)
-            nursery.start_soon(Control(operations, refresher, settings.max_age).run)
+        if control:
+            await nursery.start(control.run)
         nursery.start_soon(refresher.run)
         nursery.start_soon(_keep_house, operations)
         nursery.start_soon(supervision.run)
-        nursery.start_soon(_read_far_ahead, settings.mountpoint)
+        nursery.start_soon(_read_far_ahead, mountpoint)
         mounted()
         await pyfuse3.main()
         supervision.stopping()

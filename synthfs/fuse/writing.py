@@ -215,9 +215,9 @@ class WritableOperations(Operations):
         if isinstance(node, Directory) or not node.edition:
             result.st_mode = ModeT(result.st_mode & _READ_ONLY)
         elif written := self.scratch.get(node.inode):
+            # Kept as long as others: the kernel forgets by itself what its own writes change, and there are no other writes.
             result.st_size, result.st_blocks = written.file.length, -(-written.file.length // 512)
-            result.st_atime_ns = result.st_mtime_ns = result.st_ctime_ns = written.file.mtime_ns
-            result.attr_timeout = 0.0
+            result.st_atime_ns = result.st_mtime_ns = result.st_ctime_ns = _shown_time(written)
         return result
 
     async def _resize(self, node: File, length: int) -> None:
@@ -293,3 +293,9 @@ class WritableOperations(Operations):
             time.time_ns(),
             file.may_resize,
         )
+
+
+def _shown_time(written: Written) -> int:
+    """In whole seconds, once somebody has written: each time that it changes, the kernel drops all cached pages of the file."""
+    time_ns = written.file.mtime_ns
+    return time_ns if time_ns == written.session.mtime_ns else time_ns // 10**9 * 10**9

@@ -19,24 +19,23 @@ NAME = ".control"
 MAX_LINE = 65536
 
 
-def listen(directory_fd: int) -> socket.socket:
-    """The socket to accept requests on, in an open directory."""
+@contextmanager
+def listening(directory_fd: int) -> Iterator[socket.socket]:
+    """The socket to accept requests on, in an open directory; who connects before anybody accepts waits."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(NAME, dir_fd=directory_fd)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    before = os.umask(0o177)
-    try:
-        listener.bind(f"/proc/self/fd/{directory_fd}/{NAME}")
-    finally:
-        os.umask(before)
-    listener.listen(16)
-    return listener
-
-
-def hang_up(directory_fd: int) -> None:
-    """Takes the socket away at the end."""
-    with contextlib.suppress(OSError):
-        os.unlink(NAME, dir_fd=directory_fd)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
+        before = os.umask(0o177)
+        try:
+            listener.bind(f"/proc/self/fd/{directory_fd}/{NAME}")
+        finally:
+            os.umask(before)
+        listener.listen(16)
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(NAME, dir_fd=directory_fd)
 
 
 class Line:
