@@ -154,6 +154,7 @@ class _Run:
                 raise error(f"{_of(self.audits, fault)}: {fault}; {_REMEDIES[fault]}")
 
     def _tell(self, audit: Audit) -> None:
+        """Says what came of one check. Plain `print`, which a bar on the terminal makes way for."""
         self.audits.append(audit)
         if self.as_json:
             for finding in audit.findings:
@@ -162,11 +163,11 @@ class _Run:
         speed = f" in {audit.seconds:.1f} s, {human(int(audit.tally.data / audit.seconds))}/s" if audit.seconds > 1 else ""
         looked_at = f": {human(audit.tally.data)} read{speed}" if audit.tally.data else ""
         verdict = audit.worst or ("good" if not audit.tally.left_out else "good so far")
-        out.print(f"{verdict:<12}  {audit.what:<6}  {printable(audit.name)}{looked_at}", soft_wrap=True)
+        print(f"{verdict:<12}  {audit.what:<6}  {printable(audit.name)}{looked_at}")
         for finding in audit.findings[:_MOST_LINES]:
-            out.print(f"{'':12}    {finding.fault}: {printable(finding.where)}: {printable(finding.text)}", soft_wrap=True)
+            print(f"{'':12}    {finding.fault}: {printable(finding.where)}: {printable(finding.text)}")
         if len(audit.findings) > _MOST_LINES:
-            out.print(f"{'':12}    and {len(audit.findings) - _MOST_LINES} more; --json has all of them")
+            print(f"{'':12}    and {len(audit.findings) - _MOST_LINES} more; --json has all of them")
 
     def _summary(self) -> dict[str, Any]:
         tallies = [audit.tally for audit in self.audits]
