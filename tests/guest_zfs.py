@@ -359,7 +359,7 @@ def test_sources_are_read_only(images: Images, calls: list[str]) -> None:
     ours = [line for line in calls if f"{images.store}/" in line or f"{TANK}/{images.name}/images/" in line]
     opened = [line for line in ours if line.startswith("open")]
     for raw in images.raws.values():
-        assert sum(f'/{raw.name}"' in line for line in opened) >= 2, "a scan and the freeze"
+        assert any(f'/{raw.name}"' in line for line in opened), "by the freeze; a scan need not, of what it knows"
     assert [line for line in opened if "O_RDONLY" not in line or re.search("O_(WRONLY|RDWR|CREAT|TRUNC)", line)] == []
     reading = r"(openat|newfstatat|statx?|lstat|readlink|access|faccessat2?|getdents64|lseek|pread64|read|f?statfs|fstat|close"
     reading += r"|fcntl|ioctl|name_to_handle_at|copy_file_range\(\d+<[^>]*/images/[^>]*>, \[\d+[^]]*\], \d+<[^>]*/out/)"
