@@ -231,6 +231,16 @@ def test_sparse_containers(scope: Scope, disk: OriginalDisk, images: Images, for
     assert "Images are identical" in found.stdout, found
 
 
+def test_no_writable_mount(scope: Scope, images: Images) -> None:
+    """A mount that can be written to is refused here, with the reason and what to do instead, before there is a mount."""
+    scratch, target = images.out.with_name("scratch"), scope.path("served")
+    scratch.mkdir(exist_ok=True)
+    done = scope.synthfs("mount", "--writable", scratch, images.store, target, check=False)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("synthfs: ")]
+    assert (done.returncode, "on ZFS" in line, "materialize" in line) == (CANNOT_SHARE, True, True)
+    assert list(scratch.iterdir()) == []
+
+
 def test_sources_of_different_record_sizes(scope: Scope, disk: OriginalDisk) -> None:
     """A file has one block size: what has another is named and, if that is allowed, copied."""
     images = back_up(scope, disk, "mixed", records={"SYSVOL": "16K", "C": "128K", "D": "128K"})

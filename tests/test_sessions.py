@@ -124,6 +124,15 @@ answer([refused.returncode, str(os.getpid()) in refused.stderr, still, forced.re
         assert writer.left() == ["gone"]
         assert same(scope, file, writer.sample.disk.path)
 
+    def test_the_backup_is_meant(self, scope: Scope, writer: Writer) -> None:
+        """`materialize` of a disk that was written to is that of its backup, and says so."""
+        target, out = writer.mount(), writer.scratch.with_name(f"out-{scope.directory.name}")
+        out.mkdir()
+        write(writer, target / Sample.C)
+        said = scope.synthfs("materialize", target / Sample.C, "-o", out).stderr
+        assert "about its backup" in said
+        assert same(scope, out / Path(Sample.C).name, writer.sample.disk.path)
+
     def test_what_is_no_session(self, scope: Scope, writer: Writer) -> None:
         """Said in one line, with the code for what is not there."""
         target = writer.mount()

@@ -23,12 +23,13 @@ os.fsync(fill)
 
 
 @pytest.fixture
-def writer(scope: Scope) -> Writer:
+def writer(scope: Scope, request: pytest.FixtureRequest) -> Writer:
     need.fuse()
     need.root()
-    return Writer.make(scope, "xfs")
+    return Writer.make(scope, getattr(request, "param", "xfs"))
 
 
+@pytest.mark.parametrize("writer", ["btrfs", "xfs"], indirect=True)
 class TestFull:
     """No space is ENOSPC for whoever needs some, and harms nothing else."""
 

@@ -143,5 +143,7 @@ def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
     stem = next((path.removesuffix(suffix) for suffix in suffixes() if path.endswith(suffix)), path)
     node = find(tree, stem + Format.RAW.suffix)
     if isinstance(node, File) and node.disk:
+        if any(session["path"] == path for session in (mounts.status(mount) or {}).get("sessions", ())):
+            say(f"note: {path} was written to, and this is about its backup; `synthfs keep` keeps what was written")
         return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
     raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}")

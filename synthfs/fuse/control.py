@@ -130,6 +130,8 @@ class Control:
     async def _keep_house(self) -> None:
         while True:
             await trio.sleep(_PAUSE)
+            if any(find(self._operations.tree, written.session.path) is None for written in self._scratch):
+                await self._refresher.show()  # one that began when its backup went
             for written in self._scratch:
                 if written.counted_at != written.file.mtime_ns:
                     await trio.to_thread.run_sync(_count, written)

@@ -19,6 +19,8 @@ from synthfs.plan.tree import LOWER_HALF, ROOT_INODE, Directory, File, Node, Tre
 
 def with_sessions(tree: Tree, sessions: Sessions) -> Tree:
     """The same tree with all sessions in it, and with the inodes that discarded ones have left."""
+    if not sessions.present and not sessions.generations:
+        return tree
     places = [(tuple(session.path.split("/")), session) for session in sessions.present]
     editions = {session.edition for session in sessions.present}
     disks = {node.edition: node.disk for _, node in walk(tree.root) if isinstance(node, File) and node.edition in editions}
