@@ -7,7 +7,8 @@ _TEXT = """\
 Backups as disks
 ================
 
-Each .vhd file here is a whole disk as it was backed up. Nothing here can be changed or broken: all of it is read-only.
+Each .vhd or .vhdx file here is a whole disk as it was backed up (so is an .img, and
+a .vmdk with its -flat.vmdk, for other programs). Nothing here can be changed or broken: all of it is read-only.
 
 To look into one on Windows, open a command prompt as administrator and run:
 
