@@ -37,6 +37,7 @@ PACKAGES = {
     "mmd": "mtools",
     "qemu-img": "qemu-utils",
     "vhdiinfo": "libvhdi-utils",
+    "vhdimount": "libvhdi-utils",
     "fusermount3": "fuse3",
     "losetup": "mount",
     "smbd": "samba",
