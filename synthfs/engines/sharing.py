@@ -11,6 +11,8 @@ Not for: what goes where (`plan/recipe`). Units: bytes. Source: observation on B
 
 import contextlib
 import os
+import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -150,10 +152,14 @@ def _trial(file: OpenSource, target: int, block: int, pool: zfs.Pool) -> bool:
     """Clones the first data of a source into the empty file, which thereby takes its block size, and asks the pool.
 
     What compresses to next to nothing lies in the block pointers themselves and is never counted: so the pool must have
-    saved as much as the clone takes, and not merely something.
+    saved as much as the clone takes, and not merely something. Somebody else's deletion may hide that, which shows when
+    the clone is gone and the figure not what it was: then a trial says nothing.
     """
+    disturbed = False
     try:
-        for _ in range(3):  # somebody else's deletion may hide one of them
+        for number in range(3):
+            if number:
+                time.sleep(random.random())  # out of step with another process that tries the same
             pool.settle()  # the last trial is gone, and counted no more
             before, at = pool.saved(), _seed(file, target, block)
             for offset, length in _blocks_with_data(file, block):
@@ -165,7 +171,9 @@ def _trial(file: OpenSource, target: int, block: int, pool: zfs.Pool) -> bool:
             if shared:
                 return reflink.block_size(target) == block
             reflink.empty(target)
-        return _is_busy(pool)
+            pool.settle()
+            disturbed |= pool.saved() != before
+        return disturbed or _is_busy(pool)
     finally:
         reflink.empty(target)
 
