@@ -145,7 +145,7 @@ async def _main(
         nursery.start_soon(refresher.run)
         nursery.start_soon(_keep_house, operations)
         nursery.start_soon(supervision.run)
-        nursery.start_soon(_read_far_ahead, mountpoint)
+        nursery.start_soon(_read_far_ahead, operations, mountpoint)
         mounted()
         await pyfuse3.main()
         supervision.stopping()
@@ -164,7 +164,8 @@ async def _obey_signals(refresher: Refresher, supervision: Supervision, task_sta
                 pyfuse3.terminate()
 
 
-async def _read_far_ahead(mountpoint: str) -> None:
+async def _read_far_ahead(operations: Operations, mountpoint: str) -> None:
+    await operations.greeted.wait()
     if not await trio.to_thread.run_sync(raise_read_ahead, mountpoint, abandon_on_cancel=True):
         log.debug("%s is read ahead as far as the kernel does by default", mountpoint)
 

@@ -128,6 +128,11 @@ class Operations(pyfuse3.Operations):
         self._reported: set[str] = set()
         # Threads of their own: reads that hang on a broken disk must not keep scans and watchdogs waiting.
         self._reading = trio.CapacityLimiter(_READERS)
+        self.greeted = trio.Event()
+        """Set when the kernel has said what it can do; whoever waits for it runs after it was answered."""
+
+    def init(self) -> None:
+        self.greeted.set()
 
     @handler
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:

@@ -95,14 +95,14 @@ def file_system(path: str) -> tuple[str, str]:
 def raise_read_ahead(mountpoint: str) -> bool:
     """Makes the kernel read ahead of whoever reads a file of this mount in sequence, as far as one request can ask.
 
-    False where that is not allowed, as to ordinary users. To be called once the mount is served, and by whoever does not serve
-    it: the kernel goes back to its default when it is first answered. What is opened later gets the longer one.
+    False where that is not allowed, as to ordinary users. To be called once the kernel and the server have greeted each other:
+    then the kernel goes back to its default. What is opened later gets the longer one. The mount itself is not asked.
     """
     try:
-        device = os.stat(mountpoint).st_dev
-        with open(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb", "w") as file:
+        *_, device = (device for place, device in _devices() if place == mountpoint)
+        with open(f"/sys/class/bdi/{device}/read_ahead_kb", "w") as file:
             file.write(str(READ_AHEAD // 1024))
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True
 
@@ -195,6 +195,14 @@ def _lines(process: str = "self") -> Iterator[tuple[str, str, str]]:
             before, _, after = line.partition(b" - ")
             kind, source, *_ = after.split(b" ")
             yield os.fsdecode(_unescape(before.split(b" ")[4])), kind.decode(), os.fsdecode(_unescape(source))
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    """Mountpoint and device number (`0:53`) of each mount that this process sees."""
+    with open("/proc/self/mountinfo", "rb") as mountinfo:
+        for line in mountinfo:
+            _, _, device, _, place, *_ = line.split(b" ")
+            yield os.fsdecode(_unescape(place)), device.decode()
 
 
 def _unescape(field: bytes) -> bytes:

@@ -29,6 +29,19 @@ def lines(row: dict[str, Any]) -> list[str]:
     return [*out, *(f"- {note}" for note in row["notes"]), ""]
 
 
+def summary(document: dict[str, Any]) -> list[str]:
+    """What was asked and what came out, a line each, of a whole run."""
+    out = ["| work | synthfs | asked | found | |", "|---|---|---|---|---|"]
+    for row in document["rows"]:
+        ours = row["contestants"].get(OURS)
+        shown = f"{figure(ours['median'])} {row['unit']}" if ours else ""
+        for goal in row["goals"] or [{"goal": "reported", "value": None, "met": None}]:
+            found = "" if goal["value"] is None else figure(goal["value"])
+            verdict = {True: "met", False: "missed", None: ""}[goal["met"]]
+            out.append(f"| {row['row']} | {shown} | {goal['goal']} | {found} | {verdict} |")
+    return out
+
+
 def document(results: list[Result], skipped: list[str], rounds: int) -> dict[str, Any]:
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
