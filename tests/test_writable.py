@@ -210,6 +210,7 @@ class TestStart:
             ("mount", "would hide"),
             ("elsewhere", "file system of the backups"),
             ("taken", "another mount"),
+            ("open", "chmod go-w"),
         ],
     )
     def test_refused(self, scope: Scope, writer: Writer, place: str, words: str) -> None:
@@ -217,6 +218,8 @@ class TestStart:
         target = scope.path("served")
         if place == "taken":
             writer.mount()
+        if place == "open":
+            writer.scratch.chmod(0o777)
         (target / "inside").mkdir()
         places = {
             "missing": writer.scratch / "missing",
@@ -224,6 +227,7 @@ class TestStart:
             "mount": target / "inside",
             "elsewhere": scope.path("elsewhere"),
             "taken": writer.scratch,
+            "open": writer.scratch,
         }
         if place != "mount":
             (target / "inside").rmdir()

@@ -224,5 +224,5 @@ def test_any_order(scope: Scope) -> None:
 
 @pytest.mark.slow
 def test_any_order_for_long(scope: Scope) -> None:
-    """The same with 300 orders."""
-    check(scope, 300)
+    """The same with 100 orders."""
+    check(scope, 100)

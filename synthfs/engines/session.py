@@ -59,7 +59,10 @@ class Scratch:
     """The scratch directory of a mount, and the sessions in it by inode."""
 
     def __init__(self, directory: str) -> None:
-        """Takes the directory for this process, and finds what is in it. Raises TargetError where another mount has it."""
+        """Takes the directory for this process, and finds what is in it.
+
+        Raises TargetError where another mount has it, or others than this user may put files there, which would be disks.
+        """
         self.directory = directory
         self._by_inode: dict[int, Written] = {}
         self._generations: dict[bytes, int] = {}
@@ -68,6 +71,9 @@ class Scratch:
         except OSError as error:
             raise TargetError(f"{directory}: {error.strerror}; make it with `mkdir -p {directory}`") from error
         try:
+            found = os.fstat(self.fd)
+            if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                raise TargetError(f"others may write to {directory}; take it for yourself with `chown` and `chmod go-w`")
             self._lock()
             with Draft(directory):
                 pass  # takes away what a killed process left under a temporary name

@@ -108,6 +108,8 @@ class Control:
                         answer = await self._answer(request, lines)
                     except SynthfsError as error:
                         answer = {"error": str(error), "code": error.exit_code}
+                    except trio.BrokenResourceError:
+                        raise
                     except Exception:
                         log.exception("bug in answering %r, please report it", request)
                         answer = {"error": "the mount failed to do it; its log has more", "code": 1}
@@ -130,13 +132,19 @@ class Control:
     async def _keep_house(self) -> None:
         while True:
             await trio.sleep(_PAUSE)
-            if any(find(self._operations.tree, written.session.path) is None for written in self._scratch):
-                await self._refresher.show()  # one that began when its backup went
-            for written in self._scratch:
-                if written.counted_at != written.file.mtime_ns:
-                    await trio.to_thread.run_sync(_count, written)
-                if self._max_age and _age(written) > self._max_age:
-                    await self._give_up(written)
+            try:
+                await self._look_after_sessions()
+            except Exception:  # it would end the mount for everybody
+                log.exception("bug in looking after sessions, please report it")
+
+    async def _look_after_sessions(self) -> None:
+        if any(find(self._operations.tree, written.session.path) is None for written in self._scratch):
+            await self._refresher.show()  # one that began when its backup went
+        for written in self._scratch:
+            if written.counted_at != written.file.mtime_ns:
+                await trio.to_thread.run_sync(_count, written)
+            if self._max_age and _age(written) > self._max_age:
+                await self._give_up(written)
 
     async def _give_up(self, written: Written) -> None:
         try:

@@ -250,24 +250,27 @@ class WritableOperations(Operations):
         try:
             session = self._session(file)
             written = await trio.to_thread.run_sync(self.scratch.begin, session, extents)
+            self._begin(written)
         except SynthfsError as error:
             freeze.error = error
         except Exception:
             log.exception("bug in making %s writable, please report it", file.name)
             self.metrics.bugs += 1
             freeze.error = SourceError(f"{file.name} could not be made writable")
-        else:
-            self.scratch.add(written)
-            self.version += 1
-            everybody = {id(one): one for one in (*self._handles.values(), *self._readers.values())}
-            for one in everybody.values():
-                if one.file.inode == file.inode:
-                    self._exchange(one, written)
-            written.file.close()
-            log.info("%s is written to, in %s", session.path, written.file.path)
         finally:
             del self._freezes[file.inode]
             freeze.done.set()
+
+    def _begin(self, written: Written) -> None:
+        """From now on the session is what everybody sees of its disk."""
+        self.scratch.add(written)
+        self.version += 1
+        everybody = {id(one): one for one in (*self._handles.values(), *self._readers.values())}
+        for one in everybody.values():
+            if one.file.inode == written.session.inode:
+                self._exchange(one, written)
+        written.file.close()
+        log.info("%s is written to, in %s", written.session.path, written.file.path)
 
     def _exchange(self, shared: Shared, written: Written) -> None:
         """Everybody with the file open goes on with the scratch file."""
