@@ -126,8 +126,11 @@ class Blocks:
         if first < last:
             at = number * self.size + first - front
             yield from self.inner.pieces(at, last - first)
-            yield Zero(last - first - min(max(self.inner.length - at, 0), last - first))
-        yield Zero(max(stop - max(start, front + self.size), 0))
+            past_end = min(at + last - first - self.inner.length, last - first)
+            if past_end > 0:
+                yield Zero(past_end)
+        if (gap := stop - max(start, front + self.size)) > 0:
+            yield Zero(gap)
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)

@@ -4,13 +4,14 @@ Not for: what plans build of it, or what the engines do with it.
 """
 
 import random
+from array import array
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synthfs.extents import Bytes, Extent, ExtentMap, FileRange, Source, Zero
+from synthfs.extents import Blocks, Bytes, Extent, ExtentMap, FileRange, Source, Zero
 
 FILES = {name: random.Random(name).randbytes(64) for name in ("a.raw", "b.raw")}
 SOURCES = {name: Source(name, f"/store/{name}", 1, number, 64, 0) for number, name in enumerate(FILES, 300)}
@@ -190,3 +191,112 @@ def test_sources_come_once_each_in_order_of_first_use() -> None:
     """A file that two ranges use is opened once."""
     row: list[Extent] = [FileRange(B, 0, 1), Zero(1), FileRange(A, 0, 1), Zero(1), FileRange(B, 9, 1)]
     assert ExtentMap(row).sources() == [B, A]
+
+
+@st.composite
+def rows_of_blocks(draw: st.DrawFn) -> tuple[Blocks, bytes]:
+    """Blocks, and the bytes that they stand for."""
+    row = draw(st.lists(extents, max_size=5))
+    inner, size = content(row), draw(st.integers(1, 24))
+    numbers = draw(st.lists(st.integers(0, len(inner) // size + 1), max_size=5))
+    prefix, gap = draw(st.binary(max_size=5)), draw(st.integers(0, 5))
+    model = b"".join(prefix + inner[n * size : n * size + size].ljust(size, b"\0") + bytes(gap) for n in numbers)
+    return Blocks(ExtentMap(row), size, array("I", numbers), prefix, len(prefix) + size + gap), model
+
+
+class TestBlocks:
+    """A map in which blocks of another one stand in slots is read like any other."""
+
+    @laws
+    @given(rows_of_blocks(), st.integers(0, 200), st.integers(0, 200))
+    def test_are_the_bytes_that_they_stand_for(self, made: tuple[Blocks, bytes], offset: int, length: int) -> None:
+        """Any range of it, between other extents."""
+        blocks, inside = made
+        whole, model = ExtentMap([Bytes(b"head"), blocks, Zero(3)]), b"head" + inside + bytes(3)
+        assert whole.length == len(model)
+        pieces = list(whole.pieces(offset, length))
+        assert content(pieces) == model[offset : offset + length]
+        assert all(piece.length > 0 for piece in pieces)
+
+    @laws
+    @given(rows_of_blocks())
+    def test_are_walked_as_extents(self, made: tuple[Blocks, bytes]) -> None:
+        """Whoever walks the map sees three kinds, without gaps, joined where they can be."""
+        blocks, model = made
+        walked, end = list(ExtentMap([blocks])), 0
+        for offset, extent in walked:
+            assert offset == end
+            assert isinstance(extent, Zero | Bytes | FileRange)
+            end += extent.length
+        assert content([extent for _, extent in walked]) == model
+        assert set(ExtentMap([blocks]).sources()) >= {e.source for _, e in walked if isinstance(e, FileRange)}
+        again = ExtentMap([extent for _, extent in walked])
+        assert [extent for _, extent in again] == [extent for _, extent in walked]
+
+    @laws
+    @given(rows_of_blocks())
+    def test_around_is_what_holds_a_byte(self, made: tuple[Blocks, bytes]) -> None:
+        """For each byte the extent that it is in, and where that begins."""
+        blocks, model = made
+        whole = ExtentMap([Zero(2), blocks])
+        for offset in range(2, whole.length):
+            start, extent = whole.around(offset)
+            assert start <= offset < start + extent.length
+            assert content([extent])[offset - start] == model[offset - 2]
+
+    def test_a_million_cost_megabytes(self) -> None:
+        """A map of 2 TiB in blocks is made, read and compared without anything for each of them but its number."""
+        big = Source("big", "/store/big", 1, 7, 1 << 41, 0)
+        disk, numbers = ExtentMap([FileRange(big, 0, 1 << 41)]), array("I", range(1 << 20))
+        blocks = Blocks(disk, 1 << 21, numbers, b"\xff" * 512, (1 << 21) + 4096)
+        whole = ExtentMap([Zero(512), blocks])
+        assert list(whole.pieces(whole.length - 3584 - 2, 4)) == [FileRange(big, (1 << 41) - 2, 2), Zero(2)]
+        assert len(whole.extents) == 2
+        assert hash(whole) == hash(ExtentMap([Zero(512), blocks]))
+
+    def test_a_block_fits_its_slot(self) -> None:
+        """A slot shorter than what is in it is a plan's bug."""
+        with pytest.raises(ValueError, match="does not fit"):
+            Blocks(ExtentMap([]), 8, array("I"), b"xx", 9)
+
+
+class TestBlocksOfAMap:
+    """What a container asks of the disk that it holds."""
+
+    @laws
+    @given(rows, st.integers(1, 20), st.lists(st.integers(0, 63), max_size=6))
+    def test_runs_leave_out_nothing_that_is_not_zero(self, row: list[Extent], size: int, cuts: list[int]) -> None:
+        """With holes anywhere in the files, a block that is left out is one of zeroes and holes alone."""
+        made = ExtentMap(row)
+        data = {A: list(pairwise(sorted({*cuts, 0, 64})))[::2]}
+        data[A] = [(start, end - start) for start, end in data[A]]
+        runs = made.runs(size, data)
+        assert all(run for run in runs)
+        assert all(before.stop < after.start for before, after in pairwise(runs))
+        there = {number for run in runs for number in run}
+        for number in range(-(-made.length // size)):
+            pieces = list(made.pieces(number * size, size))
+            empty = all(isinstance(piece, Zero) or (isinstance(piece, FileRange) and _is_hole(piece, data)) for piece in pieces)
+            assert (number not in there) == empty
+
+    @laws
+    @given(rows, st.integers(1, 20))
+    def test_owners_are_those_with_most_bytes(self, row: list[Extent], size: int) -> None:
+        """Each block that has bytes of a file has one owner, and no other range has more bytes in it."""
+        made = ExtentMap(row)
+        owned = {number: (start, extent) for run, start, extent in made.owners(size) for number in run}
+        for number in range(-(-made.length // size)):
+            first, last = number * size, number * size + size
+            shares = [
+                (min(start + extent.length, last) - max(start, first), start)
+                for start, extent in made
+                if isinstance(extent, FileRange) and start < last and start + extent.length > first
+            ]
+            assert (number in owned) == bool(shares)
+            if shares:
+                assert (max(shares)[0], owned[number][0]) in shares
+
+
+def _is_hole(piece: FileRange, data: dict[Source, list[tuple[int, int]]]) -> bool:
+    ranges = data.get(piece.source, [(0, piece.source.size)])
+    return not any(at < piece.offset + piece.length and at + length > piece.offset for at, length in ranges)

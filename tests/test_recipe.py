@@ -115,3 +115,31 @@ def test_a_range_is_cut_into_head_blocks_and_tail(offset: int, length: int, copi
     made = ExtentMap([Zero(offset), FileRange(A, offset, length)]) if offset else ExtentMap([FileRange(A, 0, length)])
     sums = totals(cook(made, lambda _: BLOCK))
     assert (sums.cloned, sums.copied, sums.edges) == (length - copied, copied, copied)
+
+
+@laws
+@given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from((b"bitmap", b"other.")), ranges()), max_size=12), st.booleans())
+def test_repeats_are_of_blocks_written_before(parts: list[tuple[int, bytes, FileRange]], aligned: bool) -> None:
+    """Done in order in a real array of bytes, with repeats copied from where they say, the steps make the map."""
+    row: list[Extent] = []
+    for gap, data, taken in parts:
+        length = sum(extent.length for extent in row)
+        row += [Zero((-length - len(data)) % BLOCK if aligned else gap), Bytes(data), taken]
+    made = ExtentMap(row)
+    file = bytearray(made.length)
+    for step in cook(made, lambda _: None, own_block=BLOCK):
+        if isinstance(step, Repeat):
+            assert (step.length, step.target % BLOCK, step.first % BLOCK) == (BLOCK, 0, 0)
+            assert step.first < step.target
+            file[step.target : step.target + BLOCK] = file[step.first : step.first + BLOCK]
+        else:
+            file[step.target : step.target + step.length] = content(step)
+    assert bytes(file) == b"".join(content(extent) for _, extent in made)
+
+
+def test_what_is_the_same_is_written_once() -> None:
+    """Of three blocks that are alike, one is written, and two are shared with it."""
+    row = [part for _ in range(3) for part in (Zero(BLOCK - 6), Bytes(b"bitmap"), FileRange(A, 0, BLOCK))]
+    steps = cook(ExtentMap(row), lambda _: BLOCK, own_block=BLOCK)
+    assert [type(step) for step in steps] == [Hole, Write, Clone, Repeat, Clone, Repeat, Clone]
+    assert totals(steps).repeated == 2 * BLOCK
