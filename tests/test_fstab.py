@@ -50,6 +50,13 @@ class TestFstab:
         finally:
             scope.umount(target)
 
+    def test_writable(self, scope: Scope, sample: Sample, helper: Path) -> None:
+        """`writable` is what `--writable` is: here its refusal, since the directory shares nothing with the store."""
+        target, scratch = scope.path("served"), scope.path("scratch")
+        done = scope.run([helper, sample.root, target, "-o", f"writable={scratch},discard-after=30"], check=False)
+        assert (done.returncode, "file system of the backups" in done.stderr) == (7, True)
+        assert mounts_below(target) == []
+
     def test_pretend(self, scope: Scope, sample: Sample, helper: Path) -> None:
         """-f does everything but mount."""
         target = scope.path("served")

@@ -7,7 +7,7 @@ Laws, each of which has bitten somebody:
        brings its own.
     4. A short answer is an error. pyfuse3 would pad it, and the kernel would take the file for shorter from then on.
     5. No getxattr, listxattr or flush here: the kernel then learns ENOSYS once and never asks again. Samba asks a lot.
-    6. What a stat shows never changes while the inode lives.
+    6. What a stat shows never changes while the inode lives, but for disks that are written to (`fuse/writing`).
 
 Threading: everything runs on trio's event loop, except `Reader.open` and `Reader.read`.
 """
