@@ -19,6 +19,7 @@ from writer import SPOT, Writer, same, told
 
 BLOCK = 4096
 HOST = "synthfs.host"
+NEVER = "os.getcwd:1:before"
 FREEZE = [
     # Step, whether there is a session afterwards, and whether the write is in it.
     ("os.setxattr:1:before", False, False),
@@ -48,7 +49,7 @@ def shared(lab: Lab) -> Iterator[Writer]:
 class Mounted:
     """A mount that dies at a step, where there is one, as soon as it is armed."""
 
-    def __init__(self, scope: Scope, writer: Writer, target: Path, step: str = "os.getcwd:1:before") -> None:
+    def __init__(self, scope: Scope, writer: Writer, target: Path, step: str = NEVER) -> None:
         self.switch = scope.path() / "on"
         options: list[Argument] = ["--writable", writer.scratch, "--refresh", "0"]
         self.server, self.log = start_server(scope, f"kill:{step}", writer.sample.root, target, self.switch, options)
@@ -71,20 +72,22 @@ def test_each_step_of_a_freeze(scope: Scope, shared: Writer) -> None:
     with model.open("r+b") as copy:
         copy.seek(SPOT)
         copy.write(b"w" * BLOCK)
-    for step, begun, written in FREEZE:
-        mounted = Mounted(scope, shared, target, step)
+    mounted = Mounted(scope, shared, target, FREEZE[0][0])
+    # What one step left is looked at in the mount that is to die at the next.
+    followed_by = [*(step for step, _, _ in FREEZE[1:]), NEVER]
+    for (step, begun, written), following in zip(FREEZE, followed_by, strict=True):
         mounted.arm()
         assert ask(scope, WRITE, file, str(SPOT)) is False, step
         assert mounted.dead(), step
         scope.umount(target)
         assert [name for name in shared.left() if name != "gone"] == ["vhd"] * begun, step
-        mounted = Mounted(scope, shared, target)
+        mounted = Mounted(scope, shared, target, following)
         assert same(scope, file, model if written else shared.sample.disk.path), step
         assert len(json.loads((target / ".synthfs/status.json").read_text())["sessions"]) == begun, step
         if begun:
             assert told(shared, do="discard", path=Sample.C, force=False) == {"done": True}
         assert set(shared.left()) <= {"gone"}, step
-        scope.umount(target)
+    scope.umount(target)
 
 
 def test_each_step_of_a_discard(scope: Scope, shared: Writer) -> None:
@@ -145,8 +148,8 @@ def killed_amid_writes(scope: Scope, writer: Writer, times: int) -> None:
     original = writer.sample.disk.path.read_bytes()
     expected, dice = bytearray(original), random.Random(20260301)
     begun = writes = partly = 0
+    mounted = Mounted(scope, writer, target)
     for turn in range(times):
-        mounted = Mounted(scope, writer, target)
         if expected != original and dice.random() < 0.5:
             assert told(writer, do="discard", path=Sample.C, force=False) == {"done": True}
             expected = bytearray(original)
@@ -158,7 +161,7 @@ def killed_amid_writes(scope: Scope, writer: Writer, times: int) -> None:
         for at, count, number in answered:
             for block in range(count):
                 expected[(at + block) * BLOCK : (at + block + 1) * BLOCK] = stamped(number, block)
-        Mounted(scope, writer, target)
+        mounted = Mounted(scope, writer, target)
         copy = scope.path("copy") / "disk"
         scope.run(["cp", file, copy])
         found = bytearray(copy.read_bytes()[:-FOOTER])
@@ -172,7 +175,7 @@ def killed_amid_writes(scope: Scope, writer: Writer, times: int) -> None:
         assert found == expected, turn
         begun += bool(names)
         writes += len(answered)
-        scope.umount(target)
+    scope.umount(target)
     print(f"killed {times} times: {begun} with a session, {writes} answered writes, {partly} blocks of those that were not")
     assert writer.sums() == sums
     assert all(path.stat().st_size == 0 for path in writer.scratch.glob("*.gone"))
