@@ -13,8 +13,10 @@ import need
 import sampledisks
 from frozen import BLOCK, Frozen, adds_up, exclusive, extents, has_c, materialize, parts, refused_to_copy, volume_extents
 from lab import Lab, Scope
+from makedisk import Partition, make_disk
 from makeimage import HEADER
 from makestore import Store
+from makevolume import SECTOR
 from onmount import FOOTER, ask, read_right
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -91,6 +93,21 @@ class TestSharing:
         assert (done["cloned"], adds_up(done, disk.length + FOOTER)) == (0, True)
         assert done["copied"] > 0
         assert read_right(scope, out / frozen.name, disk)
+
+    def test_partitions_that_agree_with_different_places(self, scope: Scope) -> None:
+        """In a dynamic VHD one block is of both partitions: of that, the smaller part is copied, and all else shared."""
+        border = 63 * SECTOR + 16 * MIB
+        c = Partition(1, 63 * SECTOR, 16 * MIB, "7", active=True, fs="ntfs", label="XP")
+        d = Partition(2, border + 3 * SECTOR, 16 * MIB, "7", fs="ntfs", label="Daten")
+        disk = make_disk(scope.path() / "original.img", c, d, length=33 * MIB, scheme="mbr", identity="000063fe")
+        mounted = scope.btrfs()
+        client = Store(mounted / "urbackup").client("pc")
+        image, _ = client.backup(disk, 1), client.backup(disk, 2, "D")
+        scope.run(["sync", "-f", mounted])
+        done = materialize(scope, image.raw, mounted / "both.vhd", "--format", "vhd-dynamic")
+        assert done["cloned"] > 0
+        assert done["copied"] - done["edges"] <= MIB
+        scope.run(["qemu-img", "compare", "-f", "vpc", "-F", "raw", mounted / "both.vhd", disk.path])
 
     def test_source_without_copy_on_write(self, scope: Scope) -> None:
         """A backup with `chattr +C` is shared with a file that has it too, and one without is copied or refused."""

@@ -27,6 +27,10 @@ from synthfs.units import GiB, MiB, human
 
 _CLONE_AT_ONCE = 8 * GiB
 _COPY_AT_ONCE = MiB
+_SLIGHT = MiB
+"""A range of up to this size is copied without asking, as edges are: where a block of a dynamic VHD is of two partitions that
+agree with different places, it is the smaller part, at most half the block.
+"""
 Progress = Callable[[int], None]
 Told = Callable[[os.stat_result], None]
 
@@ -137,7 +141,7 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
     """Gets everything ready for a freeze into `directory`, and lets go of it at the end.
 
     Raises SourceError for a backup that is not what it was, TargetError where nothing can be written or the space is
-    short, ShareError where `mode` asks for sharing and not every whole block can be shared.
+    short, ShareError where `mode` asks for sharing and more cannot be shared than edges of blocks and slight ranges.
     """
     with ExitStack() as stack:
         files: dict[Source, OpenSource] = {}
@@ -149,7 +153,7 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
         steps = cook(extents, ways.block, ways.own_block)
         why = dict(ways.why_not)
         for copy in unshared(steps):
-            if block := ways.block(copy.source):
+            if copy.length > _SLIGHT and (block := ways.block(copy.source)):
                 why.setdefault(copy.source, _misaligned(copy, block))
         if mode is Reflink.ALWAYS and why:
             raise ShareError(_cannot_share(why, another_place=bool(ways.why_not)))
