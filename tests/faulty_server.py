@@ -8,14 +8,15 @@
     slow-scan             a scan of the store takes 3 seconds longer
     kill:NAME:N:WHEN      SIGKILL `before` or `after` the Nth call of a function, by its dotted name
     slow-freeze           a first write finds its disk frozen after 3 seconds, and a writer waits for 1
+    bug-grow              a tree that is grown after the first raises an exception that nobody expects
     bug-freeze            a freeze raises an exception that nobody expects
     slow-end              takes 1.5 seconds between the unmount and its end
     unread-pyfuse3        the version of pyfuse3 is one that nobody knows
     late                  --daemon: takes 1.5 seconds to begin, and reports what it found itself to be after the fork
     never                 --daemon: mounts, but answers nothing; is waited for 2 seconds
 
-`bug`, `piece`, `sleep`, `slow-scan`, `kill` and the freezes show only while the file named by FAULT_SWITCH exists; `late`
-writes its report there. Not for: faults of a store; those need no other program. Units: bytes and seconds.
+`bug`, `piece`, `sleep`, `slow-scan`, `kill`, `bug-grow` and the freezes show only while the file named by FAULT_SWITCH
+exists; `late` writes its report there. Not for: faults of a store; those need no other program. Units: bytes and seconds.
 """
 
 import atexit
@@ -203,6 +204,20 @@ def bug_freeze() -> None:
     Scratch.begin = failing  # type: ignore[method-assign,assignment]
 
 
+def bug_grow() -> None:
+    from synthfs.fuse import mount
+
+    grow: Call = vars(mount)["grow"]
+    calls = itertools.count(1)
+
+    def failing(*arguments: Any) -> Any:
+        if next(calls) > 1 and switched_on():
+            raise ZeroDivisionError("injected into grow")
+        return grow(*arguments)
+
+    setattr(mount, "grow", failing)  # noqa: B010  # the module exports no such name for assigning
+
+
 def slow_end() -> None:
     from synthfs.fuse.operations import Operations
 
@@ -268,6 +283,7 @@ FAULTS: dict[str, Call] = {
     "unread-pyfuse3": unread_pyfuse3,
     "late": late,
     "never": never,
+    "bug-grow": bug_grow,
 }
 
 if __name__ == "__main__":

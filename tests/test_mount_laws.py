@@ -4,7 +4,9 @@ Not for: the tree (test_mount_tree), or errors of the store that are seen before
 """
 
 import json
+import signal
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from faulty_server import SLEEPY
 from lab import Lab, Scope
 from makeimage import HEADER
 from onmount import FOOTER, Sample, ask, end, read_right, start_server
-from processes import wait_until
+from processes import Argument, wait_until
 
 MIB = 1 << 20
+IS_THERE = "answer(os.path.exists(arguments[0]))"
+READ_ALL = "answer((os.stat(arguments[0]).st_ino, len(open(arguments[0], 'rb').read()) == os.path.getsize(arguments[0])))"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,46 @@ class TestBugs:
         assert read_right(scope, target / sample.D, sample.disk)
         assert read_right(scope, target / sample.C, sample.disk)
         assert end(server) == 0
+
+
+    def test_in_showing_what_was_found(self, scope: Scope, sample: Sample) -> None:
+        """Where hole maps were gathered and the tree fails to grow, the mount serves what it has, and the rest later."""
+        target, switch = scope.path("served"), scope.path() / "on"
+        switch.touch()
+        server, log = start_server(scope, "bug-grow", sample.root, target, switch, ("--format", "vhd", "--format", "vhdx"))
+        assert wait_until(lambda: "injected into" in log.read_text(), 10.0)
+        switch.unlink()
+        assert read_right(scope, target / sample.C, sample.disk)
+        server.send_signal(signal.SIGHUP)
+        assert wait_until(lambda: ask(scope, IS_THERE, target / f"{sample.C}x"), 10.0)
+        assert end(server) == 0
+
+
+class TestHoleMaps:
+    """They are kept in a cache, which may be lost, or never be there at all."""
+
+    def test_that_are_lost(self, scope: Scope, sample: Sample) -> None:
+        """A file that was listed can be opened, and is the one that it was."""
+        caches, target = scope.path("caches"), scope.path("served")
+        self._serve(scope, sample, target, caches)
+        inode, _ = ask(scope, READ_ALL, target / f"{sample.C}x")
+        for each in caches.glob("holes-*"):
+            each.unlink()
+        assert ask(scope, READ_ALL, target / f"{sample.C}x") == [inode, True]
+        assert list(caches.glob("holes-*"))
+
+    def test_that_cannot_be_kept(self, scope: Scope, sample: Sample) -> None:
+        """They are found anew by each mount, and the files are there all the same."""
+        blocked, target = scope.path() / "file", scope.path("served")
+        blocked.touch()
+        self._serve(scope, sample, target, blocked / "caches")
+        _, is_whole = ask(scope, READ_ALL, target / f"{sample.C}x")
+        assert is_whole
+
+    def _serve(self, scope: Scope, sample: Sample, target: Path, caches: Path) -> None:
+        argv: list[Argument] = [sys.executable, "-m", "synthfs", "mount", "--format", "vhdx", sample.root, target]
+        scope.start(argv, env={"CACHE_DIRECTORY": str(caches)})
+        assert wait_until(lambda: ask(scope, IS_THERE, target / f"{sample.C}x"), 10.0)
 
 
 class TestWaiting:

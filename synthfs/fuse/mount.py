@@ -95,7 +95,7 @@ def serve(
 
         def grown(catalog: Catalog) -> Tree:
             if not last or last[0][1].pending or last[0][0].machines != catalog.machines:
-                last[:] = [(catalog, grow(catalog, live, settings.formats, holes.known, beds))]
+                last[:] = [(catalog, grow(catalog, live, settings.formats, holes.known, beds, holes.gather))]
             tree = last[0][1]
             return with_sessions(tree, scratch.facts()) if scratch else tree
 

@@ -87,7 +87,7 @@ class Refresher:
                 next_scan = trio.current_time() + (self._interval or float("inf"))
             elif wanting:
                 await trio.to_thread.run_sync(self._gather_some, wanting)
-                count(self._metrics, self._catalog, await self.show())
+                await self._show_found()
             # Asked for again meanwhile: then it is not done yet.
             if asked and not self._wanted.is_set():
                 self._done()
@@ -110,6 +110,14 @@ class Refresher:
         self._given_up.clear()
         self._metrics.refreshes += 1
         self._metrics.refresh_seconds = time.monotonic() - began
+
+    async def _show_found(self) -> None:
+        """Shows what waited for the hole maps that were gathered."""
+        try:
+            count(self._metrics, self._catalog, await self.show())
+        except Exception:  # it would end the mount for everybody
+            self._metrics.failed_refreshes += 1
+            log.exception("bug in a refresh, please report it")
 
     async def show(self, catalog: Catalog | None = None) -> Tree:
         """Shows the tree of `catalog`, or of the last one where it is only the sessions that changed."""

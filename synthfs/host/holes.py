@@ -2,7 +2,7 @@
 
 Asking costs a system call for each change between data and hole, up to a second for a large fragmented image; and containers
 that leave out what is empty want to know it before they can be listed. So what was found is kept, a cache for each file, by
-its size, mtime and ctime.
+its size, mtime and ctime. Where a cache cannot be had, on a full disk say, this process remembers.
 
 Holes shorter than `FINEST` are not told apart from data: no container leaves out so little, and what is called data
 is read like any other byte. Never the other way round.
@@ -32,6 +32,9 @@ _USUAL_BLOCK = 4096
 _LARGEST_BLOCK = MiB
 """A larger unit, or one that is no power of two (a small file on ZFS), is not one that containers could go by."""
 
+_unkept: dict[str, list[Any]] = {}
+"""What no cache would take, as it would be in one, by the path of the source."""
+
 
 def known(source: Source) -> Allocation | None:
     """What is remembered of `source`; None where that is nothing, or the file is not the one that it was."""
@@ -39,7 +42,7 @@ def known(source: Source) -> Allocation | None:
         mark = _mark(source)
     except SourceError:
         return None
-    match _cache(source).load():
+    match _cache(source).load() or _unkept.get(source.path):
         case [[*said], int(block), [*numbers]] if said == mark and _is_sound(block, numbers, source.size):
             return Allocation(block, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
     return None
@@ -61,8 +64,11 @@ def gather(source: Source) -> Allocation:
         file.check()
     finally:
         file.close()
-    # That it cannot be kept, on a full disk say, costs nothing but time.
-    _cache(source).save((mark, found.block, list(chain.from_iterable(found.ranges))))
+    told = [mark, found.block, list(chain.from_iterable(found.ranges))]
+    if _cache(source).save(told):
+        _unkept.pop(source.path, None)
+    else:
+        _unkept[source.path] = told
     return found
 
 

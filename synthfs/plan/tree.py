@@ -108,10 +108,12 @@ def grow(
     formats: Sequence[Format] = (Format.VHD,),
     ask: Ask = lambda source: None,
     beds: dict[str, Bed] | None = None,
+    at_open: Ask | None = None,
 ) -> Tree:
     """The tree of all disks of `catalog` in each of `formats`; `live` are the files of `.synthfs`.
 
-    `ask` tells where a source has data. `beds` remembers what was worked out for an earlier tree of the same formats.
+    `ask` tells where a source has data, as far as that is known; `at_open` tells it, however long that takes, to whoever opens
+    a file. `beds` remembers what was worked out for an earlier tree of the same formats.
     """
     known: Mapping[str, Bed] = beds or {}
     machines = {client: machine for client, machine in catalog.machines.items() if machine.disks}
@@ -125,7 +127,7 @@ def grow(
             grown[client], folder = bed, bed.folder
         else:
             shown, missing = _shown(machine, formats, ask, bed.outlines if bed else {})
-            folder = _client(names[client], shown)
+            folder = _client(names[client], shown, at_open or ask)
             outlines = {(each.disk.edition, outline.form): outline for each in shown for outline in each.outlines}
             grown[client] = Bed(machine, outlines, None if missing else folder)
             waiting += missing
@@ -149,7 +151,6 @@ class _Shown:
 
     disk: Disk
     outlines: Sequence[Outline]
-    ask: Ask
 
 
 def _shown(
@@ -162,7 +163,7 @@ def _shown(
         forms = dict.fromkeys(container.fitting(disk, form) for form in formats)
         outlines = (known.get((disk.edition, form)) or container.outline(disk, form, ask) for form in forms)
         found = [outline for outline in outlines if outline]
-        shown.append(_Shown(disk, found, ask))
+        shown.append(_Shown(disk, found))
         waiting += [disk] * (len(forms) - len(found))
     return shown, waiting
 
@@ -194,11 +195,12 @@ def apart(directory: Directory, taken: set[int]) -> Directory:
     return directory if is_same else replace(directory, entries=tuple(entries))
 
 
-def _client(name: str, shown: list[_Shown]) -> Directory:
+def _client(name: str, shown: list[_Shown], ask: Ask) -> Directory:
     newest = max(each.disk.image.raw.mtime_ns for each in shown)
     stems = windows_names({each.disk.image.name: each.disk.image.stem for each in shown}, taken=(NEW_IDENTITY,))
-    plain = [file for each in shown for file in _plain(stems[each.disk.image.name], each)]
-    renewed = (file for each in shown if renew.can_renew(each.disk) for file in _renewed(stems[each.disk.image.name], each))
+    named = [(stems[each.disk.image.name], each) for each in shown]
+    plain = [file for stem, each in named for file in _plain(stem, each, ask)]
+    renewed = (file for stem, each in named if renew.can_renew(each.disk) for file in _renewed(stem, each, ask))
     return directory(name, [*plain, directory(NEW_IDENTITY, renewed, newest, f"{name}/{NEW_IDENTITY}")], newest, name)
 
 
@@ -206,22 +208,22 @@ def directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> D
     return Directory(name, identity.inode(identity.digest("directory", path)), mtime_ns, tuple(entries))
 
 
-def _plain(stem: str, shown: _Shown) -> Iterator[File]:
-    return _files(stem, shown, shown.disk.edition, partial(_itself, shown.disk))
+def _plain(stem: str, shown: _Shown, ask: Ask) -> Iterator[File]:
+    return _files(stem, shown, shown.disk.edition, partial(_itself, shown.disk), ask)
 
 
 def _itself(disk: Disk) -> Disk:
     return disk
 
 
-def _renewed(stem: str, shown: _Shown) -> Iterator[File]:
-    return _files(stem, shown, renew.edition(shown.disk), partial(renew.new_identity, shown.disk))
+def _renewed(stem: str, shown: _Shown, ask: Ask) -> Iterator[File]:
+    return _files(stem, shown, renew.edition(shown.disk), partial(renew.new_identity, shown.disk), ask)
 
 
-def _files(stem: str, shown: _Shown, disk_edition: bytes, disk: Callable[[], Disk]) -> Iterator[File]:
+def _files(stem: str, shown: _Shown, disk_edition: bytes, disk: Callable[[], Disk], ask: Ask) -> Iterator[File]:
     mtime_ns = shown.disk.image.raw.mtime_ns
     for outline in shown.outlines:
-        for each in container.files(outline, stem, disk_edition, disk, shown.ask):
+        for each in container.files(outline, stem, disk_edition, disk, ask):
             inode = file_inode(each.name, each.edition)
             what = each.extent_map, shown.disk, each.edition, each.may_resize
             yield File(each.name, inode, each.length, mtime_ns, *what)
