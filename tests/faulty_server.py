@@ -9,6 +9,7 @@
     kill:NAME:N:WHEN      SIGKILL `before` or `after` the Nth call of a function, by its dotted name
     slow-freeze           a first write finds its disk frozen after 3 seconds, and a writer waits for 1
     bug-grow              a tree that is grown after the first raises an exception that nobody expects
+    deaf-holes            what is known of holes is not told as long as the switch is there, and not waited for at first
     bug-freeze            a freeze raises an exception that nobody expects
     slow-end              takes 1.5 seconds between the unmount and its end
     unread-pyfuse3        the version of pyfuse3 is one that nobody knows
@@ -218,6 +219,21 @@ def bug_grow() -> None:
     setattr(mount, "grow", failing)  # noqa: B010  # the module exports no such name for assigning
 
 
+def deaf_holes() -> None:
+    from synthfs.fuse import mount
+    from synthfs.host import holes
+
+    known: Call = holes.known
+
+    def waits(*arguments: Any) -> Any:
+        while switched_on():
+            time.sleep(0.05)
+        return known(*arguments)
+
+    holes.known = waits  # type: ignore[assignment]
+    mount._AT_FIRST = 0.0
+
+
 def slow_end() -> None:
     from synthfs.fuse.operations import Operations
 
@@ -284,6 +300,7 @@ FAULTS: dict[str, Call] = {
     "late": late,
     "never": never,
     "bug-grow": bug_grow,
+    "deaf-holes": deaf_holes,
 }
 
 if __name__ == "__main__":

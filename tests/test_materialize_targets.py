@@ -15,7 +15,7 @@ from frozen import Frozen, guid, materialize
 from lab import Lab, Scope
 from onmount import FOOTER, read_right
 
-EXISTS = 8
+BAD_NAME, EXISTS = 4, 8
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,15 @@ class TestTargets:
         assert materialize(scope, small.image.raw, out / "my disk.vhd")["file"] == str(out / "my disk.vhd")
         assert sorted(path.name for path in out.iterdir()) == [small.name, "my disk.vhd"]
         assert read_right(scope, out / "my disk.vhd", small.disk)
+
+    @pytest.mark.parametrize("name", ['a "b".vmdk', "a\nb.vmdk", "a\udcffb.vmdk"])
+    def test_name_that_a_vmdk_cannot_tell(self, scope: Scope, small: Frozen, name: str) -> None:
+        """Its text names the file beside it: where it cannot, neither is made."""
+        out = small.mounted / "vmdk"
+        out.mkdir(exist_ok=True)
+        done = scope.synthfs("materialize", small.image.raw, "-o", out / name, "--format", "vmdk", check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (BAD_NAME, 1)
+        assert list(out.iterdir()) == []
 
     def test_existing_target(self, scope: Scope, small: Frozen) -> None:
         """What is there is refused without --force, and with it replaced in one step: its name is never missing."""

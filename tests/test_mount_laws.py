@@ -104,6 +104,17 @@ class TestHoleMaps:
         _, is_whole = ask(scope, READ_ALL, target / f"{sample.C}x")
         assert is_whole
 
+    def test_that_take_long_to_be_told(self, scope: Scope, sample: Sample) -> None:
+        """The mount does not wait for them: it stands, and the files appear later."""
+        target, switch = scope.path("served"), scope.path() / "on"
+        switch.touch()
+        server, _ = start_server(scope, "deaf-holes", sample.root, target, switch, ("--format", "vhd", "--format", "vhdx"))
+        assert read_right(scope, target / sample.C, sample.disk)
+        assert not ask(scope, IS_THERE, target / f"{sample.C}x")
+        switch.unlink()
+        assert wait_until(lambda: ask(scope, IS_THERE, target / f"{sample.C}x"), 10.0)
+        assert end(server) == 0
+
     def _serve(self, scope: Scope, sample: Sample, target: Path, caches: Path) -> None:
         argv: list[Argument] = [sys.executable, "-m", "synthfs", "mount", "--format", "vhdx", sample.root, target]
         scope.start(argv, env={"CACHE_DIRECTORY": str(caches)})

@@ -10,12 +10,16 @@
 Source: VMware, Virtual Disk Format 5.0 (2011), "The Descriptor File" and "Simple Extents".
 """
 
+import re
 from uuid import UUID
 
+from synthfs.errors import FormatError
 from synthfs.units import SECTOR, TiB
 
 MAX_DISK = 62 * TiB
 """What ESXi takes; the text itself has no limit."""
+
+_UNSPEAKABLE = re.compile(r'["\x00-\x1f\x7f\ud800-\udfff]')
 
 _TEXT = """\
 # Disk DescriptorFile
@@ -41,7 +45,12 @@ ddb.uuid = "{uuid}"
 
 
 def descriptor(disk_length: int, flat: str, unique_id: UUID) -> bytes:
-    """The text for a disk of `disk_length` bytes in the file `flat`, which lies in the same directory."""
+    """The text for a disk of `disk_length` bytes in the file `flat`, which lies in the same directory.
+
+    Raises FormatError for a name that cannot stand in it; no name of `plan/names` is one.
+    """
+    if _UNSPEAKABLE.search(flat):
+        raise FormatError(f"the text of a VMDK cannot name a file {flat!r}; choose another name")
     raw = unique_id.bytes
     uuid = " ".join(f"{byte:02x}" for byte in raw[:8]) + "-" + " ".join(f"{byte:02x}" for byte in raw[8:])
     # All ones would say that there is no content.

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ import trio
 from synthfs import __version__
 from synthfs.engines.session import Scratch
 from synthfs.errors import MountError
+from synthfs.extents import Source
 from synthfs.fuse.control import Control, facts
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
@@ -33,7 +35,7 @@ from synthfs.fuse.writing import WritableOperations
 from synthfs.host import holes
 from synthfs.host.control import listening
 from synthfs.host.mounts import encode_source, raise_read_ahead, users_may_allow_other
-from synthfs.model import STATUS
+from synthfs.model import STATUS, Allocation
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
 from synthfs.plan.tree import METRICS, Bed, Live, Tree, grow
@@ -44,6 +46,11 @@ log = logging.getLogger(__name__)
 _SWITCH = 0.001
 """Seconds for which a thread that plans keeps the interpreter from the event loop, each time that a read needs it: at
 Python's 5 ms, reads beside a refresh take up to 20 ms, at this one 9, and the refresh takes no longer (10,000 images).
+"""
+
+_AT_FIRST = 3.0
+"""Seconds in which hole maps are taken from the cache for the first tree, before the mount stands. An image in 40,000 pieces
+takes 0.2 of one, so that a large store would keep everybody waiting for minutes; what is left appears soon after.
 """
 
 _HOUSEKEEPING = 2.0
@@ -92,10 +99,14 @@ def serve(
 
         last: list[tuple[Catalog, Tree]] = []
         beds: dict[str, Bed] = {}
+        until = time.monotonic() + _AT_FIRST
+
+        def ask(source: Source) -> Allocation | None:
+            return holes.known(source) if last or time.monotonic() < until else None
 
         def grown(catalog: Catalog) -> Tree:
             if not last or last[0][1].pending or last[0][0].machines != catalog.machines:
-                last[:] = [(catalog, grow(catalog, live, settings.formats, holes.known, beds, holes.gather))]
+                last[:] = [(catalog, grow(catalog, live, settings.formats, ask, beds, holes.gather))]
             tree = last[0][1]
             return with_sessions(tree, scratch.facts()) if scratch else tree
 
