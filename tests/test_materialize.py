@@ -87,7 +87,7 @@ class TestSharing:
         disk = sampledisks.xp_disk(scope.path() / "original.img")
         frozen = Frozen.make(scope, scope.btrfs(), disk)
         out = frozen.out("out")
-        refused_to_copy(scope, frozen.image.raw, out, frozen.image.raw.name, "32256", "4096", "--volume-only")
+        refused_to_copy(scope, frozen.image.raw, out, frozen.image.raw.name, "32256", "4096", "--volume-only", "vhd-dynamic")
         assert materialize(scope, frozen.image.raw, frozen.out("alone"), "--volume-only")["cloned"] > 0
         done = materialize(scope, frozen.image.raw, out, "--reflink", "auto")
         assert (done["cloned"], adds_up(done, disk.length + FOOTER)) == (0, True)

@@ -163,6 +163,20 @@ answer([refused.returncode, str(os.getpid()) in refused.stderr, still, forced.re
 
 
 class TestKeep:
+    @pytest.mark.parametrize("form", ["vhd", "vhd-dynamic", "vhdx"])
+    def test_keep_is_named_as_materialize_names(self, writer: Writer, form: str) -> None:
+        """What is kept of a disk with a new identity is called what `materialize --new-identity` calls it."""
+        scope, out = writer.scope, writer.scratch.with_name(f"kept-{form}")
+        out.mkdir()
+        target = writer.mount("--format", form)
+        done = scope.synthfs("materialize", writer.sample.c.raw, "-o", out, "--new-identity", "--format", form, "--json")
+        made = Path(json.loads(done.stdout)["file"])
+        made.unlink()
+        (file,) = (target / "pc" / "new-identity").glob("Image_C_*")
+        write(writer, file)
+        scope.synthfs("keep", file, "-o", out)
+        assert list(out.iterdir()) == [made]
+
     def test_kept(self, scope: Scope, writer: Writer) -> None:
         """The new file has all that was written and shares its blocks; the disk is the backup's again, under a new inode."""
         target, model = writer.mount(), writer.model()

@@ -16,6 +16,7 @@ from synthfs.errors import MountError, NotFoundError, SynthfsError, TargetError
 from synthfs.extents import ExtentMap, FileRange
 from synthfs.host import mounts
 from synthfs.host.control import Line, connected
+from synthfs.plan.container import suffixes
 from synthfs.plan.tree import NEW_IDENTITY
 from synthfs.units import human
 
@@ -94,8 +95,8 @@ def _now(file: str) -> str:
 def _usual_name(path: str) -> str:
     """What a materialized disk of this kind is called."""
     *above, name = path.split("/")
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem}.{NEW_IDENTITY}{dot}{suffix}" if NEW_IDENTITY in above else name
+    suffix = next((suffix for suffix in suffixes() if name.endswith(suffix)), "")
+    return f"{name.removesuffix(suffix)}.{NEW_IDENTITY}{suffix}" if NEW_IDENTITY in above else name
 
 
 def _mount(mountpoint: str) -> mounts.Mount:
