@@ -96,6 +96,8 @@ class TestDoctor:
         bad = [finding["text"] for finding in json.loads(done.stdout) if not finding["good"]]
         assert done.returncode == 1
         assert [text for text in bad if "cannot be read" in text]
+        said = scope.synthfs("list", root, user="nobody", check=False).stderr
+        assert "cannot be read" in said
         configured = "user_allow_other" in Path("/etc/fuse.conf").read_text().splitlines()
         assert bool([text for text in bad if "user_allow_other" in text]) != configured
 

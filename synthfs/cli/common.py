@@ -7,16 +7,19 @@ import json
 import os
 import sys
 from contextlib import nullcontext
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 from synthfs.errors import NotFoundError
 from synthfs.host import collector, holes, mounts
 from synthfs.host.state import Cache
-from synthfs.model import Ask, Note
+from synthfs.model import Ask, Kind, Note
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format, suffixes
 from synthfs.plan.disk import Disk, volume_only
@@ -29,6 +32,9 @@ from synthfs.urbackup.storage import is_client, split_path
 # Names come from the backed-up machines: nothing in them is markup.
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+_WIDEST = 1 << 16
+"""Columns: more than two paths and some numbers can take."""
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="UrBackup's backup storage: one folder per client.")]
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A .raw file of the store, or a file of a running mount.")]
@@ -60,6 +66,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True))
 
 
+def print_table(table: Table) -> None:
+    """Each row on one line, however narrow the terminal: names are there to be searched for and to be copied."""
+    wanted = Measurement.get(out, out.options.update(max_width=_WIDEST), table).maximum
+    wide = Console(highlight=False, markup=False, emoji=False, width=max(out.width, wanted))
+    wide.print(table, crop=False, soft_wrap=False)
+
+
 def look_at(store: str, database: str | None) -> Catalog:
     """The catalog of `store`, with a sign of life on a terminal: the first look at a large store takes seconds."""
     with err.status(Text(f"looking at {printable(store)}"), spinner="line") if sys.stderr.isatty() else nullcontext():
@@ -72,6 +85,20 @@ def look_at(store: str, database: str | None) -> Catalog:
     if not catalog.store.images and is_client(catalog.store.root):
         raise NotFoundError(f"{store} is the folder of one client; name the one above it")
     return catalog
+
+
+def unreadable(catalog: Catalog, clients: str = "*") -> str | None:
+    """What to say of backups, or whole clients, that this user may not read; None where there are none."""
+    found = [skipped for skipped in catalog.skipped if skipped.kind is Kind.UNREADABLE and is_among(skipped.client, clients)]
+    if not found:
+        return None
+    example = f"{found[0].name}: {found[0].reason}"
+    return f"{len(found)} cannot be read, such as {example}; run as root or as a member of the store's group"
+
+
+def is_among(client: str, wanted: str) -> bool:
+    """Whether a client is one of those that are asked for: a name as it stands, or a glob."""
+    return client == wanted or fnmatchcase(client, wanted)
 
 
 def look_again(before: Catalog, database: str | None) -> Catalog:
@@ -98,7 +125,7 @@ def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
     if not os.path.exists(path):
         raise NotFoundError(f"{path} does not exist, or its folder may not be entered by this user")
     if not path.endswith(".raw"):
-        raise NotFoundError(f"{path} is no .raw image, and no file of a synthfs mount")
+        raise NotFoundError(f"{path} is no .raw image, and no file of a synthfs mount; name one or the other")
     why: list[str] = []
     # In a ZFS store the folder is a link, and the path as given is right; otherwise a link may lead into a store.
     for place in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
@@ -146,4 +173,4 @@ def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
         if any(session["path"] == path for session in (mounts.status(mount) or {}).get("sessions", ())):
             say(f"note: {path} was written to, and this is about its backup; `synthfs keep` keeps what was written")
         return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
-    raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}")
+    raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}, or not for this user")

@@ -3,7 +3,7 @@
 Sizes and offsets are bytes, times are ISO 8601 in UTC. Not for: layout on a terminal (`cli/list`, `cli/show`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -22,12 +22,8 @@ from synthfs.plan.names import windows_name
 Facts = dict[str, Any]
 
 
-def catalog_facts(catalog: Catalog, client: str | None, everything: bool) -> Facts:
-    """The whole store, or one client of it; `everything` adds what is not offered."""
-
-    def wanted(name: str) -> bool:
-        return client is None or name == client
-
+def catalog_facts(catalog: Catalog, wanted: Callable[[str], bool], everything: bool) -> Facts:
+    """The clients that are `wanted`; `everything` adds what is not offered."""
     facts: Facts = {
         "store": catalog.store.root,
         "database": catalog.database,

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from synthfs import samba
-from synthfs.cli.common import Database, Json, Store, look_at, out, print_json
+from synthfs.cli.common import Database, Json, Store, look_at, out, print_json, unreadable
 from synthfs.engines.materialize import can_share_into
 from synthfs.errors import NotFoundError, ShareError, SourceError, TargetError
 from synthfs.host import hooks, mounts
-from synthfs.model import Kind
 from synthfs.plan.catalog import Catalog
 from synthfs.samba import Finding
 from synthfs.units import human
@@ -31,7 +30,8 @@ def doctor(
 ) -> None:
     """Check everything that mounting, sharing and freezing the disks of STORE needs."""
     catalog = look_at(store, database)
-    findings = [*_fuse(), *_store(catalog), *_freezing(catalog, to), *_space(catalog.store.root), *_samba(), *_hooks()]
+    root = catalog.store.root
+    findings = [*_fuse(), *_store(catalog), *_freezing(catalog, to), *_space(root), *_samba(root), *_hooks()]
     if as_json:
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
     else:
@@ -57,10 +57,8 @@ def _fuse() -> Iterator[Finding]:
 
 def _store(catalog: Catalog) -> Iterator[Finding]:
     yield Finding(bool(catalog.disks), f"{len(catalog.disks)} disks can be shown from {catalog.store.root}")
-    unreadable = [skipped for skipped in catalog.skipped if skipped.kind is Kind.UNREADABLE]
-    if unreadable:
-        example = f"{unreadable[0].name}: {unreadable[0].reason}"
-        yield Finding(False, f"{len(unreadable)} cannot be read, such as {example}; run as a member of the store's group")
+    if denied := unreadable(catalog):
+        yield Finding(False, denied)
     if catalog.database:
         yield Finding(True, f"UrBackup's database is readable: {catalog.database}")
     else:
@@ -87,8 +85,9 @@ def _space(root: str) -> Iterator[Finding]:
     yield Finding(used < _FULL, text if used < _FULL else f"{text}: UrBackup deletes old backups now, at any time")
 
 
-def _samba() -> Iterator[Finding]:
-    running = mounts.table()
+def _samba(root: str) -> Iterator[Finding]:
+    """About the mounts of this store; `share --check` looks at any."""
+    running = [mount for mount in mounts.table() if mount.store == root]
     try:
         configuration = samba.active_configuration() if running else ""
     except NotFoundError as error:

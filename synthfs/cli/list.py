@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from synthfs.cli.common import Database, Json, Store, look_at, out, print_json, printable, say, say_notes
+from synthfs.cli.common import (
+    Database,
+    Json,
+    Store,
+    is_among,
+    look_at,
+    out,
+    print_json,
+    print_table,
+    printable,
+    say,
+    say_notes,
+    unreadable,
+)
 from synthfs.cli.describe import Facts, catalog_facts
 from synthfs.errors import NotFoundError
 from synthfs.units import human
@@ -13,24 +26,26 @@ from synthfs.units import human
 
 def list_disks(
     store: Store,
-    client: Annotated[str | None, typer.Option(metavar="NAME", help="Only this client's backups.")] = None,
+    client: Annotated[str, typer.Option(metavar="GLOB", help="Only these clients.")] = "*",
     everything: Annotated[bool, typer.Option("--all", help="Also what is not offered, and why.")] = False,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
     """List the disks that STORE has to offer."""
     catalog = look_at(store, database)
-    facts = catalog_facts(catalog, client, everything)
-    if client is not None and not any(facts.get(key) for key in ("disks", "not_offered")):
+    facts = catalog_facts(catalog, lambda name: is_among(name, client), everything)
+    if client != "*" and not any(facts.get(key) for key in ("disks", "not_offered")):
         raise NotFoundError(f"{store} offers nothing of a client {client!r}; `synthfs list {store} --all` shows what there is")
     say_notes(catalog.notes)
+    if (denied := unreadable(catalog, client)) and not everything:
+        say(f"warning: {denied}")
     if as_json:
         print_json(facts)
         return
     _print_disks(facts)
     if everything:
         _print_rest(facts)
-    elif hidden := sum(client in (None, skipped.client) for skipped in catalog.skipped):
+    elif hidden := sum(is_among(skipped.client, client) for skipped in catalog.skipped):
         say(f"{hidden} more {'is' if hidden == 1 else 'are'} not offered; --all shows why")
 
 
@@ -39,8 +54,8 @@ def _print_disks(facts: Facts) -> None:
         say(f"{facts['store']} has no disk to offer")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("CLIENT", overflow="fold")
-    table.add_column("DISK", overflow="fold")
+    table.add_column("CLIENT", no_wrap=True)
+    table.add_column("DISK", no_wrap=True)
     table.add_column("SIZE", justify="right", no_wrap=True)
     table.add_column("TABLE", no_wrap=True)
     table.add_column("PARTITIONS", no_wrap=True)
@@ -52,7 +67,7 @@ def _print_disks(facts: Facts) -> None:
             disk["scheme"],
             _imaged(disk),
         )
-    out.print(table)
+    print_table(table)
     for disk in facts["disks"]:
         for note in _warnings(disk):
             out.print(f"{printable(disk['client'])}, {printable(disk['name'])}: {note}", soft_wrap=True)

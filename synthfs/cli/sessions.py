@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from synthfs.cli.common import Json, out, print_json, printable, say
+from synthfs.cli.common import Json, print_json, print_table, printable, say
 from synthfs.cli.describe import iso
 from synthfs.cli.materialize import check_place, freeze, target
 from synthfs.engines.materialize import Reflink, prepare
@@ -37,17 +37,17 @@ def sessions(
         say(f"no disk of {mountpoint} was written to")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("DISK", overflow="fold")
+    table.add_column("DISK", no_wrap=True)
     for name in ("SINCE", "LAST WRITE", "OWN SPACE", "BACKUP"):
         table.add_column(name, no_wrap=True)
-    table.add_column("OPEN IN", overflow="fold")
+    table.add_column("OPEN IN", no_wrap=True)
     for one in sorted(found, key=lambda one: str(one["path"])):
         space = "not known yet" if one["own_space"] is None else human(one["own_space"])
         users = ", ".join(map(_process, one["open"])) or "-"
         backup = "there" if one["backup"] else "deleted"
         times = (iso(one[key])[:16].replace("T", " ") for key in ("began_ns", "written_ns"))
         table.add_row(printable(one["path"]), *times, space, backup, printable(users))
-    out.print(table)
+    print_table(table)
 
 
 def discard(file: File, force: Force = False) -> None:
@@ -115,6 +115,8 @@ def _place(file: str) -> tuple[mounts.Mount, str]:
 
 def _status(mount: mounts.Mount) -> dict[str, Any]:
     if (found := mounts.status(mount)) is None:
+        if mounts.is_closed(mount):
+            raise MountError(f"{mount.mountpoint} is not open to this user; only root and the user who mounted it can do that")
         raise MountError(f"{mount.mountpoint} does not answer; `synthfs umount {mount.mountpoint}` clears it away")
     return found
 

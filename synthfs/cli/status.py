@@ -1,13 +1,11 @@
 """`synthfs status`: the mounts that run on this machine, and how they fare."""
 
-import json
 from typing import Any
 
 from rich.table import Table
 
-from synthfs.cli.common import Json, out, print_json, printable, say
-from synthfs.host import mounts, probe
-from synthfs.model import STATUS, STATUS_DIRECTORY
+from synthfs.cli.common import Json, print_json, print_table, printable, say
+from synthfs.host import mounts
 
 
 def status(as_json: Json = False) -> None:
@@ -21,16 +19,16 @@ def status(as_json: Json = False) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("MOUNTPOINT", "STORE", "PROCESS", "DISKS", "OPEN", "ERRORS"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     for facts in found:
         state = [str(facts.get(key, "-")) for key in ("pid", "disks", "open_handles", "errors")]
         if not facts["answers"]:
-            state[0] = "does not answer"
+            state[0] = "not open to you" if facts["closed"] else "does not answer"
         table.add_row(printable(facts["mountpoint"]), printable(facts["store"]), *state)
-    out.print(table)
+    print_table(table)
 
 
 def _facts(mount: mounts.Mount) -> dict[str, Any]:
-    facts: dict[str, Any] = {"mountpoint": mount.mountpoint, "store": mount.store, "answers": False}
-    told = probe.read(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
-    return facts | json.loads(told) | {"answers": True} if told else facts
+    facts: dict[str, Any] = {"mountpoint": mount.mountpoint, "store": mount.store}
+    told = mounts.status(mount)
+    return facts | (told or {}) | {"answers": told is not None, "closed": told is None and mounts.is_closed(mount)}

@@ -115,6 +115,11 @@ def is_dead(mount: Mount) -> bool:
     return probe.is_disconnected(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
 
 
+def is_closed(mount: Mount) -> bool:
+    """Whether the mount does not let this user in, and so says nothing of how it fares."""
+    return probe.is_denied(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
+
+
 def status(mount: Mount) -> dict[str, Any] | None:
     """What the process of a mount tells of itself; None where it does not answer."""
     told = probe.read(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
@@ -173,7 +178,8 @@ def _run_umount(mountpoint: str, lazy: bool) -> None:
     users = ", ".join(_users(mountpoint))
     if users:
         raise MountError(f"{mountpoint} is in use by {users}; end these and try again, or detach it with umount --lazy")
-    raise MountError(f"{mountpoint} cannot be unmounted: {result.stderr.strip() or 'umount failed'}")
+    whose = "" if os.geteuid() == 0 else "; only root and the user who mounted it can do that"
+    raise MountError(f"{mountpoint} cannot be unmounted: {result.stderr.strip() or 'umount failed'}{whose}")
 
 
 def _users(mountpoint: str) -> Iterator[str]:

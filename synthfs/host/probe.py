@@ -27,6 +27,12 @@ def is_disconnected(path: str, limit: float = LIMIT) -> bool:
     return ended is not None and os.strerror(errno.ENOTCONN).encode() in ended[1]
 
 
+def is_denied(path: str, limit: float = LIMIT) -> bool:
+    """Whether this user may not look at `path`."""
+    ended = _run(("stat", "--format=%i", "--", path), limit)
+    return ended is not None and os.strerror(errno.EACCES).encode() in ended[1]
+
+
 def _output(command: tuple[str, ...], limit: float) -> bytes | None:
     ended = _run(command, limit)
     return ended[0] if ended and not ended[1] else None
