@@ -5,6 +5,7 @@ Not for: what systemd is told (test_service). Source: Prometheus' text expositio
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -92,9 +93,33 @@ answer([*found, held()])
             True, scope.server(target).pid, 1, str(store.root),
         )  # fmt: skip
         assert (listed[str(dead)]["answers"], listed[str(dead)]["store"]) == (False, str(store.root))
-        lines = scope.synthfs("status", env={"COLUMNS": "400"}).stdout.splitlines()
+        # On one line, however narrow the terminal.
+        lines = scope.synthfs("status", env={"COLUMNS": "40"}).stdout.splitlines()
         assert [line for line in lines if str(target) in line and str(scope.server(target).pid) in line]
         assert [line for line in lines if str(dead) in line and "does not answer" in line]
+
+
+    def test_mount_of_somebody_else(self, scope: Scope, stock: Stock) -> None:
+        """A mount that does not let this user in is alive: nobody is told to clear it away."""
+        target = scope.synthfs_mount(stock.store(scope).root)
+        listed = {one["mountpoint"]: one for one in json.loads(scope.synthfs("status", "--json", user="nobody").stdout)}
+        assert (listed[str(target)]["answers"], listed[str(target)]["closed"]) == (False, True)
+        lines = scope.synthfs("status", user="nobody").stdout.splitlines()
+        assert [line for line in lines if str(target) in line and "not open to you" in line]
+        done = scope.synthfs("sessions", target, user="nobody", check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (9, 1)
+        assert "clears it away" not in done.stderr
+
+
+class TestStdout:
+    @pytest.mark.parametrize("options", [("status",), ("status", "--json"), ("--help",)])
+    def test_full(self, scope: Scope, options: tuple[str, ...]) -> None:
+        """An answer that does not fit where it goes is one line, and no bug."""
+        argv = ["sh", "-c", 'exec "$0" -m synthfs "$@" >/dev/full', sys.executable, *options]
+        done = scope.run(argv, check=False)
+        assert done.returncode == 8, done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert "No space left on device" in done.stderr
 
 
 def prometheus(text: str) -> dict[str, float]:

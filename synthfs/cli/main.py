@@ -26,7 +26,8 @@ from synthfs.cli import status as status_verb
 from synthfs.cli import sync as sync_verb
 from synthfs.cli import verify as verify_verb
 from synthfs.cli.common import say
-from synthfs.errors import SynthfsError
+from synthfs.errors import FullError, SynthfsError
+from synthfs.host import publish
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("list")(list_verb.list_disks)
@@ -45,7 +46,6 @@ app.command("boot")(boot_verb.boot)
 app.command("verify")(verify_verb.verify)
 
 BUG, INTERRUPTED = 70, 130
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -86,7 +86,7 @@ def run(arguments: Callable[[], list[str] | None]) -> None:
     try:
         words = arguments()
         if words is not None:
-            app(words)
+            _answer(words)
     except SynthfsError as error:
         say(f"synthfs: {error}")
         sys.exit(error.exit_code)
@@ -98,7 +98,30 @@ def run(arguments: Callable[[], list[str] | None]) -> None:
     except KeyboardInterrupt:
         say("synthfs: interrupted")
         sys.exit(INTERRUPTED)
-    except Exception:
+    except Exception as error:
+        # Of what fails in a place that a verb writes to, the verb makes such an error itself: what is left is stdout.
+        if isinstance(error, OSError) and isinstance(publish.unwritable(error, ""), FullError):
+            say(f"synthfs: the answer cannot be written out: {error.strerror}; make room, or write it elsewhere")
+            _forget_the_rest()
+            sys.exit(FullError.exit_code)
         traceback.print_exc()
         say("synthfs: this is a bug, please report it with the lines above")
         sys.exit(BUG)
+
+
+def _answer(words: list[str]) -> None:
+    """Runs the verb. What it printed is out afterwards: a failure at the exit of the interpreter would be nobody's."""
+    try:
+        app(words)
+    finally:
+        # There is none where the caller closed it.
+        if sys.stdout:
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                _forget_the_rest()
+
+
+def _forget_the_rest() -> None:
+    """Lets the interpreter's own last flush of stdout go nowhere."""
+    sys.stdout = io.StringIO()
