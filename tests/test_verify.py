@@ -29,7 +29,7 @@ from synthfs.engines.verify import EVERYTHING, Bad, Tally
 from synthfs.host.files import OpenSource, source_at
 
 MIB = 1 << 20
-OK, NOT_UNDERSTOOD, NOT_FOUND, BAD_INPUT, UNREADABLE, DIFFERS, CANNOT_CHECK = 0, 2, 3, 4, 6, 11, 12
+OK, NOT_UNDERSTOOD, NOT_FOUND, BAD_INPUT, CANNOT_HOLD, UNREADABLE, DIFFERS, CANNOT_CHECK = 0, 2, 3, 4, 5, 6, 11, 12
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +377,16 @@ class TestAgainst:
             assert (code, [f["offset"] for f in findings]) == (DIFFERS, [offset])
             assert findings[0]["where"].startswith("partition 3 (") == (offset == place)
             assert (f" {inside + 100} bytes into the partition" in findings[0]["text"]) == (offset == place)
+
+    def test_the_text_of_a_vmdk(self, sample: Sample, scope: Scope) -> None:
+        """The small file of the pair is not taken for a disk that differs; the file with the disk in it is good."""
+        file = scope.path("out") / "d.vmdk"
+        scope.synthfs("materialize", sample.c.raw, "--format", "vmdk", "--reflink=never", "-o", file)
+        assert file.stat().st_size < 512
+        code, findings, _, said = asked(scope, sample.c.raw, "--against", file)
+        assert (code, findings, len(said.splitlines())) == (CANNOT_HOLD, [], 1)
+        assert "beside it" in said
+        assert asked(scope, sample.c.raw, "--against", file.with_name("d-flat.vmdk"))[0] == OK
 
     def test_what_a_mount_serves(self, sample: Sample, scope: Scope) -> None:
         """A file of a mount is the disk of its image; another image's is not; what is no file is not looked at."""

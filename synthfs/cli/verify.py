@@ -15,7 +15,19 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from synthfs.cli.common import Database, Json, VolumeOnly, err, find_disk, hole_maps, look_at, out, printable, say_notes
+from synthfs.cli.common import (
+    Database,
+    Json,
+    VolumeOnly,
+    err,
+    find_disk,
+    hole_maps,
+    look_at,
+    out,
+    printable,
+    say_notes,
+    unreadable,
+)
 from synthfs.cli.findings import Audit, check_file, check_image, check_tables
 from synthfs.engines.crew import Crew
 from synthfs.engines.verify import EVERYTHING, Sample
@@ -98,7 +110,8 @@ def _offered(catalog: Catalog, client: str) -> tuple[list[Disk], list[Volume]]:
     parts = [part.image for part in catalog.parts if fnmatchcase(part.image.client, client)]
     if not disks:
         root = catalog.store.root
-        raise NotFoundError(f"{root} offers no disk of a client {client!r}; `synthfs list {root} --all` shows what there is")
+        why = unreadable(catalog, client) or f"`synthfs list {root} --all` shows what there is"
+        raise NotFoundError(f"{root} offers no disk{'' if client == '*' else f' of a client {client!r}'}; {why}")
     planner = Planner()
     return disks, _volumes(disks, [planner.volume(image) for image in parts])
 
@@ -151,7 +164,7 @@ class _Run:
         counts = Counter(audit.worst for audit in self.audits)
         for fault, error in _ERRORS.items():
             if counts[fault]:
-                raise error(f"{_of(self.audits, fault)}: {fault}; {_REMEDIES[fault]}")
+                raise error(f"{_of(self.audits, fault)}: {fault}; {_remedy(self.audits, fault)}")
 
     def _tell(self, audit: Audit) -> None:
         """Says what came of one check. Plain `print`, which a bar on the terminal makes way for."""
@@ -191,9 +204,11 @@ class _Run:
         if self.sample.share < 1:
             left = summary["left_out"]
             rest = f"{human(left)} of {human(summary['data'] + left)} of data were NOT looked at"
-            out.print(f"a sample of {self.sample.share:.3%}: {rest} (seed {self.sample.seed})", soft_wrap=True)
+            out.print(f"a sample of {self.sample.share * 100:.3g}%: {rest} (seed {self.sample.seed})", soft_wrap=True)
         if self.not_offered:
-            out.print(f"{self.not_offered} more are not offered and were not checked; `synthfs list --all` names them")
+            are, were = ("is", "was") if self.not_offered == 1 else ("are", "were")
+            rest = f"{self.not_offered} more {are} not offered and {were} not checked"
+            out.print(f"{rest}; `synthfs list --all` shows why", soft_wrap=True)
         if summary["unproven"]:
             out.print(f"{human(summary['unproven'])} have no hash that says anything about them", soft_wrap=True)
 
@@ -209,8 +224,9 @@ def _form_of(disk: Disk, file: OpenSource) -> Format:
     """By what it begins with, or else by its name, or by what it ends with: any of these may be what is damaged."""
     size, path = file.source.size, file.source.path
     front, back = bytearray(8), bytearray(8)
-    if size >= 512:
+    if size >= len(front):
         file.read(0, memoryview(front))
+    if size >= 512:
         file.read(size - 512, memoryview(back))
     if form := {b"vhdxfile": Format.VHDX, b"conectix": Format.VHD_DYNAMIC}.get(bytes(front)):
         return form
@@ -228,6 +244,12 @@ def _of(audits: Sequence[Audit], fault: Fault) -> str:
     if len(bad) == 1:
         return f"{bad[0].name} ({bad[0].what})"
     return f"{len(bad)} of {len(audits)} checks"
+
+
+def _remedy(audits: Sequence[Audit], fault: Fault) -> str:
+    if fault is Fault.DIFFERS and all(audit.what == "file" for audit in audits if audit.worst is fault):
+        return "that says nothing against the backup: was it made with --new-identity or --volume-only, or written to?"
+    return _REMEDIES[fault]
 
 
 def _as_json(audit: Audit, finding: Finding) -> dict[str, Any]:
