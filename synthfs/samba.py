@@ -9,6 +9,7 @@ Not for: changing anybody's configuration.
 import configparser
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +101,7 @@ def findings(text: str, mountpoint: str, writable: bool = False) -> Iterator[Fin
     common = dict(parser["global"]) if parser.has_section("global") else {}
     shares = _shares(parser, mountpoint)
     if not shares:
-        yield Finding(False, f"no share leads to {mountpoint}; `synthfs share {mountpoint}` prints one")
+        yield Finding(False, f"no share leads to {mountpoint}; `synthfs share {shlex.quote(mountpoint)}` prints one")
     if os.path.exists("/sys/class/ksmbd-control"):
         yield Finding(False, "ksmbd serves SMB here: to it every file is sparse, which Windows does not attach; use Samba")
     for name, share in shares.items():

@@ -203,7 +203,27 @@ class TestPlaces:
         target = scope.path() / "absent"
         refused(scope.synthfs("mount", "--daemon", sample.root, target, check=False), str(target), "mkdir -p")
         target.write_text("")
-        refused(scope.synthfs("mount", "--daemon", sample.root, target, check=False), "no directory")
+        done = scope.synthfs("mount", "--daemon", sample.root, target, check=False)
+        refused(done, "no directory")
+        assert "mkdir" not in done.stderr
+
+    def test_store_without_disks(self, scope: Scope) -> None:
+        """A store whose file system is not there looks like an empty directory: that is told, and mounted."""
+        target = scope.path()
+        try:
+            done = scope.synthfs("mount", "--daemon", scope.path("unmounted"), target)
+            assert len(done.stderr.splitlines()) == 1
+            assert "no disk to offer" in done.stderr
+        finally:
+            scope.synthfs("umount", target)
+
+    def test_remedy_can_be_copied(self, scope: Scope, sample: Sample) -> None:
+        """The command that an error recommends is quoted for the shell."""
+        target = scope.path("m ü") / "a b"
+        done = scope.synthfs("mount", "--daemon", sample.root, target, check=False)
+        command = done.stderr.split("`")[1]
+        scope.run(["sh", "-c", command])
+        assert target.is_dir()
 
     def test_served_already(self, scope: Scope, sample: Sample) -> None:
         """A running mount is not mounted over."""

@@ -81,6 +81,11 @@ class TestStanza:
         assert len(settings) >= 6
         assert [lines[number] for number in settings if not lines[number - 1].startswith("# ")] == []
 
+    def test_json(self, scope: Scope, target: Path) -> None:
+        """The same text, for scripts."""
+        answer = json.loads(scope.synthfs("share", "--json", target).stdout)
+        assert (answer["share"], answer["stanza"]) == ("backups", smbd.stanza(scope, target))
+
     def test_name_and_only_mount(self, scope: Scope, target: Path) -> None:
         """--name names the share; a path that is no mount is refused with one line."""
         assert "[disks]" in scope.synthfs("share", "--name", "disks", target).stdout

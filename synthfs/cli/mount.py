@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import pwd
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -14,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from synthfs.cli.common import Database, Store, look_again, look_at, say, say_notes
+from synthfs.cli.common import Database, Store, look_again, look_at, say, say_notes, unreadable
 from synthfs.engines import session
 from synthfs.errors import MountError, SynthfsError, TargetError
 from synthfs.extents import Source
@@ -85,6 +86,9 @@ def mount(
     database, log_file = (path and os.path.abspath(path) for path in (database, log_file))
     catalog = look_at(root, database)
     say_notes(catalog.notes)
+    if not catalog.disks:
+        why = unreadable(catalog) or "is it the right place, and mounted? `synthfs list --all` has reasons"
+        say(f"warning: {root} has no disk to offer: {why}")
     if scratch:
         session.check(scratch, _newest(catalog))
     # As late as possible: until the new mount stands, the share is an empty directory.
@@ -151,13 +155,14 @@ def _check_place(root: str, place: str) -> None:
     if root.startswith(f"{place}/"):
         raise MountError(f"{place} contains the store, which the mount would hide. Mount elsewhere")
     if (old := mounts.at(place)) and not mounts.is_dead(old):
-        raise MountError(f"{place} is a running synthfs mount of {old.store} already; `synthfs umount {place}` ends it")
+        end = f"`synthfs umount {shlex.quote(place)}` ends it"
+        raise MountError(f"{place} is a running synthfs mount of {old.store} already; {end}")
 
 
 def _scratch(named: str, root: str, place: str) -> str:
     """The scratch directory, resolved. Raises MountError where UrBackup would clear it away or the mount would hide it."""
     if not os.path.isdir(named):
-        raise MountError(f"--writable {named} is no directory; make one with `mkdir -p {named}`")
+        raise MountError(f"--writable {named} is no directory; make one with `mkdir -p {shlex.quote(named)}`")
     scratch = os.path.realpath(named)
     if f"{scratch}/".startswith(f"{root}/"):
         raise MountError(f"{scratch} lies inside the store; UrBackup's clean-up would delete what is written. Name another")
@@ -172,7 +177,8 @@ def _clear(place: str) -> None:
         say(f"detaching the dead mount at {place}")
         mounts.detach(old)
     if not os.path.isdir(place):
-        raise MountError(f"{place} is no directory; make one with `mkdir -p {place}`")
+        remedy = "name an empty one" if os.path.lexists(place) else f"make one with `mkdir -p {shlex.quote(place)}`"
+        raise MountError(f"{place} is no directory; {remedy}")
     try:
         if os.listdir(place):
             raise MountError(f"{place} is not empty; the mount would hide what is in it")
@@ -234,10 +240,12 @@ def _greet(tree: Tree, catalog: Catalog, place: str, daemon: bool) -> None:
         log.info("not offered: %s: %s", skipped.name, skipped.reason)
     if not daemon:
         disks = len(catalog.disks)
-        say(f"{disks} disks of {catalog.store.root} are at {place}. Ctrl-C, or `synthfs umount {place}`, ends the mount.")
+        what = "1 disk of {} is" if disks == 1 else f"{disks} disks of {{}} are"
+        end = f"Ctrl-C, or `synthfs umount {shlex.quote(place)}`, ends the mount."
+        say(f"{what.format(catalog.store.root)} at {place}. {end}")
 
 
-def umount(mountpoint: Mountpoint) -> None:
+def umount(mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="A mount, running or dead.")]) -> None:
     """End the mount at MOUNTPOINT and wait until its process has ended."""
     found = mounts.at(mountpoint)
     if found is None:

@@ -38,7 +38,11 @@ def share(
     if not check:
         if writable and not mounts.is_writable(mount):
             raise MountError(f"{mount.mountpoint} is read-only; `synthfs mount --writable SCRATCH` lets disks be written to")
-        print(samba.stanza(mount.mountpoint, _group(mount), name, writable or ()), end="")
+        stanza = samba.stanza(mount.mountpoint, _group(mount), name, writable or ())
+        if as_json:
+            print_json({"mountpoint": mount.mountpoint, "share": name, "stanza": stanza})
+        else:
+            print(stanza, end="")
         return
     active = samba.active_configuration(configuration)
     findings = [*samba.findings(active, mount.mountpoint, mounts.is_writable(mount)), *_sparse_files(active, mount.mountpoint)]

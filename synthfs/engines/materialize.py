@@ -187,10 +187,13 @@ def _misaligned(copy: Copy, block: int) -> str:
 
 def _cannot_share(why: dict[Source, str], another_place: bool) -> str:
     """The reasons, and what would help: `another_place` for the file, or another container, or another disk."""
-    reasons = "; ".join(f"{source.name}: {reason}" for source, reason in why.items())
-    there = "Choose a directory on the backups' own file system with -o"
+    names: dict[str, list[str]] = {}
+    for source, reason in why.items():
+        names.setdefault(reason, []).append(source.name)
+    reasons = "; ".join(f"{', '.join(those)}: {reason}" for reason, those in names.items())
+    there = "Choose a directory on the backups' own file system with -o (sync: --to)"
     other = "Take --format vhd-dynamic, which agrees with any place, or the volume with --volume-only"
-    return f"{reasons}. {there if another_place else other}, or allow a copy with --reflink auto"
+    return f"{reasons}. {there if another_place else other}, or allow a copy with `materialize --reflink auto`"
 
 
 def _check_space(directory: str, needed: int) -> None:
