@@ -5,6 +5,7 @@ Expected values are the file's bytes. Not for: containers (test_containers).
 
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from lab import MIB, Scope
 from synthfs.errors import SourceError
 from synthfs.extents import Source
-from synthfs.host import holes
+from synthfs.host import holes, zfs
+from synthfs.host.files import OpenSource
 from synthfs.host.state import Cache
 
 KIB = 1024
@@ -119,6 +121,22 @@ def test_nonsense_in_the_cache_is_nothing(scope: Scope, told: list[object]) -> N
     cache.save([mark, *told])
     assert holes.known(source) is None
     assert holes.gather(source) == found
+
+
+@pytest.mark.parametrize(("age", "waits"), [(0, 1), (599, 1), (601, 0)])
+def test_zfs_is_waited_for_while_data_may_be_dirty(
+    scope: Scope, monkeypatch: pytest.MonkeyPatch, age: int, waits: int
+) -> None:
+    """A store of thousands of old images does not cause a `zpool sync` for each of them."""
+    waited: list[str] = []
+    source = source_of(sparse_file(scope))
+    now = os.stat(source.path).st_ctime_ns
+    monkeypatch.setattr(OpenSource, "on_zfs", True)
+    monkeypatch.setattr(zfs, "pool_of", lambda path: zfs.Pool("tank"))
+    monkeypatch.setattr(zfs.Pool, "settle", lambda pool: waited.append(pool.name))
+    monkeypatch.setattr(time, "time_ns", lambda: now + age * 10**9)
+    holes.gather(source)
+    assert len(waited) == waits
 
 
 def test_old_ones_are_forgotten(scope: Scope) -> None:

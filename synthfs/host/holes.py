@@ -12,6 +12,7 @@ Source: lseek(2), SEEK_DATA; on ZFS it tells of what is on disk, so that dirty d
 """
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -28,6 +29,9 @@ FINEST = 64 * KiB
 
 _PURPOSE = "holes"
 _KEPT = 100 * 86400.0
+_SETTLED = 600
+"""Seconds after which ZFS has on disk what was written; it takes a few. To wait for it costs an ordinary user 6 s a file."""
+
 _USUAL_BLOCK = 4096
 _LARGEST_BLOCK = MiB
 """A larger unit, or one that is no power of two (a small file on ZFS), is not one that containers could go by."""
@@ -53,9 +57,11 @@ def gather(source: Source) -> Allocation:
     if found := known(source):
         return found
     mark = _mark(source)
+    *_, ctime_ns = mark
     file = OpenSource(source)
     try:
-        if file.on_zfs and (pool := zfs.pool_of(source.path)):
+        is_settled = time.time_ns() - ctime_ns > _SETTLED * 10**9
+        if file.on_zfs and not is_settled and (pool := zfs.pool_of(source.path)):
             pool.settle()
         block = reflink.block_size(file.fd)
         if block > _LARGEST_BLOCK or block & block - 1:
