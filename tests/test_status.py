@@ -111,6 +111,24 @@ answer([*found, held()])
         assert "clears it away" not in done.stderr
 
 
+def test_interrupted_while_it_starts(scope: Scope) -> None:
+    """Ctrl-C while Python still reads the program is a line and its exit code, as it is later."""
+    source = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from synthfs.__main__ import main
+main()
+"""
+    done = scope.run([sys.executable, "-c", source], check=False)
+    assert (done.returncode, done.stderr) == (130, "synthfs: interrupted\n")
+
+
 class TestStdout:
     @pytest.mark.parametrize("options", [("status",), ("status", "--json"), ("--help",)])
     def test_full(self, scope: Scope, options: tuple[str, ...]) -> None:
