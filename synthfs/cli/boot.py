@@ -50,7 +50,7 @@ def boot(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Boot the disk of IMAGE in a virtual machine, without writing to it.
+    """Boot the disk of IMAGE in a virtual machine.
 
     Needs qemu-system-x86_64, and OVMF for a disk with an EFI system partition. The machine has no network. Whatever it
     writes is gone when it ends.

@@ -28,7 +28,7 @@ def doctor(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Check everything that mounting, sharing and freezing the disks of STORE needs."""
+    """Check all that mounting, sharing and freezing needs."""
     catalog = look_at(store, database)
     root = catalog.store.root
     findings = [*_fuse(), *_store(catalog), *_freezing(catalog, to), *_space(root), *_samba(root), *_hooks()]

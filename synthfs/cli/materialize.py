@@ -57,7 +57,7 @@ def materialize(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Freeze the disk of IMAGE into a real file, without copying its data.
+    """Freeze the disk of IMAGE into a file, without a copy.
 
     The file shares its blocks with the backup (BTRFS, XFS, ZFS): made in a moment, taking hardly any space of its own, and
     there to stay when UrBackup deletes the backup.

@@ -246,7 +246,7 @@ def _greet(tree: Tree, catalog: Catalog, place: str, daemon: bool) -> None:
 
 
 def umount(mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="A mount, running or dead.")]) -> None:
-    """End the mount at MOUNTPOINT and wait until its process has ended."""
+    """End the mount at MOUNTPOINT, and wait for its process."""
     found = mounts.at(mountpoint)
     if found is None:
         raise MountError(f"{mountpoint} is no synthfs mount")

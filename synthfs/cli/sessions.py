@@ -70,9 +70,10 @@ def keep(
     ] = Reflink.ALWAYS,
     force: Force = False,
 ) -> None:
-    """Make what was written to FILE a real file of its own, and FILE the backup's disk again.
+    """Make what was written to FILE a real file of its own.
 
-    The new file shares its blocks with the scratch file and the backup. An existing file is never replaced.
+    FILE is the backup's disk again then. The new file shares its blocks with the scratch file and the backup. An
+    existing file is never replaced.
     """
     mount, path = _place(file)
     scratch = _scratch(mount)

@@ -33,7 +33,10 @@ def share(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the share for smb.conf that lets Windows attach the disks of MOUNTPOINT."""
+    """Print the share for Samba, or check what is there.
+
+    What is printed belongs into smb.conf, and lets Windows attach the disks of MOUNTPOINT.
+    """
     mount = _the_mount(mountpoint)
     if not check:
         if writable and not mounts.is_writable(mount):

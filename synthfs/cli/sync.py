@@ -30,7 +30,7 @@ _FIELDS: dict[str, type] = get_type_hints(Frozen)
 def sync(
     store: Store,
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where the frozen disks are kept, a folder a client.")],
-    form: Annotated[Format, typer.Option("--format", help="The container to make.")] = Format.VHD,
+    form: Annotated[Format, typer.Option("--format", help="The container to make; no vmdk, which is two files.")] = Format.VHD,
     keep: Annotated[int, typer.Option(min=1, metavar="N", help="How many of each disk, newest first.")] = 1,
     min_free: Annotated[str, typer.Option(metavar="PERCENT", help="Make nothing that leaves less space free.")] = "10%",
     client: Annotated[str, typer.Option(metavar="GLOB", help="Only these clients.")] = "*",
@@ -40,9 +40,9 @@ def sync(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Freeze the newest disks of each client of STORE into DIR, and remove those whose backups are gone.
+    """Keep the newest disks of each client frozen in DIR.
 
-    Only files that synthfs made there and that nobody changed are ever removed.
+    Those whose backups are gone are removed. Only files that synthfs made there and that nobody changed are ever removed.
     """
     if form is Format.VMDK:
         raise UnsupportedError("sync keeps one file a disk, and a vmdk is two; choose another --format")

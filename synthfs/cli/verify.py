@@ -84,7 +84,11 @@ def verify(
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Check backups: every byte against UrBackup's hashes, the disk's tables, or a file against its backup."""
+    """Is it good? Check backups, or a file made of one.
+
+    Every byte of the images is checked against UrBackup's hashes, and the disk's tables; or a file, byte by byte, against
+    the disk.
+    """
     if bool(images) == bool(store) or (against and len(images or ()) != 1):
         raise typer.BadParameter("name IMAGEs or --store STORE; with --against FILE, one IMAGE")
     part = Sample(sample, secrets.randbits(32)) if sample < 1 else EVERYTHING

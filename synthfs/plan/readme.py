@@ -8,7 +8,7 @@ Backups as disks
 ================
 
 Each .vhd or .vhdx file here is a whole disk as it was backed up (so is an .img, and
-a .vmdk with its -flat.vmdk, for other programs). Nothing here can be changed or broken: all of it is read-only.
+a .vmdk with its -flat.vmdk, for other programs). Nothing that is done here can change or break a backup.
 
 To look into one on Windows, open a command prompt as administrator and run:
 
