@@ -297,6 +297,8 @@ def test_ctrl_c_says_so(scope: Scope) -> None:
     """Ctrl-C in the middle of a look at the store ends with one line and 130."""
     source = (
         "import os, signal, sys, time\n"
+        # What is started in the background by a shell without job control has it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import synthfs.cli.list\n"
         "from synthfs.cli.main import main\n"
         "synthfs.cli.list.look_at = lambda *arguments: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5))\n"

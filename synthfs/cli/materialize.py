@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated, Any, assert_never
 
@@ -77,29 +78,37 @@ def materialize(
     for file in files:
         _check_target(f"{directory}/{file.name}", force)
     say_notes(tuple(note for note in disk.notes if note.warning))
-    answers = [_made(file, directory, mode, dry_run, force, began) for file in files]
     # The file to open is made last, when what it needs is there; what is told is about the one that holds the disk.
-    (facts, prepared, proven), *_ = answers
-    facts |= {"file": f"{directory}/{name}", "files": [answer[0]["file"] for answer in answers]}
+    tell = _collect if as_json else _print_steps if dry_run else _say_nothing
+    (facts, proven), *_ = [
+        _made(file, directory, mode, dry_run, force, began, tell if file is files[0] else _say_nothing) for file in files
+    ]
+    facts |= {"file": f"{directory}/{name}", "files": [f"{directory}/{file.name}" for file in files]}
     facts["notes"] = [note_facts(note) for note in disk.notes]
     if as_json:
-        print_json(facts | {"steps": [_as_json(step) for step in prepared.steps]})
+        print_json(facts)
     else:
-        _report(facts, prepared)
+        _report(facts)
     if not proven:
         say(f"note: {NOT_PROVEN}")
 
 
 def _made(
-    file: ContainerFile, directory: str, mode: Reflink, dry_run: bool, force: bool, began: float
-) -> tuple[dict[str, Any], Prepared, bool]:
-    """Makes one file, unless it is a dry run. Returns its figures, what they are from, and whether sharing is proven."""
+    file: ContainerFile,
+    directory: str,
+    mode: Reflink,
+    dry_run: bool,
+    force: bool,
+    began: float,
+    tell: Callable[[Iterable[Step]], dict[str, Any]],
+) -> tuple[dict[str, Any], bool]:
+    """Makes one file, unless it is a dry run. Returns its figures with what `tell` adds, and whether sharing is proven."""
     with prepare(file.extent_map(), directory, mode) as prepared:
         if not dry_run:
             freeze(prepared, file.name, force)
         seconds = time.monotonic() - began
         proven = dry_run or prepared.measure()
-        return _facts(f"{directory}/{file.name}", prepared, dry_run, seconds), prepared, proven
+        return _facts(f"{directory}/{file.name}", prepared, dry_run, seconds) | tell(prepared.steps()), proven
 
 
 def target(output: str, usual_name: str) -> tuple[str, str]:
@@ -165,12 +174,25 @@ def _verb(step: Step) -> str:
             assert_never(step)
 
 
-def _report(facts: dict[str, Any], prepared: Prepared) -> None:
-    """What is to be done, extent by extent, on stdout if nothing was done yet; and the sums on stderr."""
-    dry_run = facts["dry_run"]
-    for step in prepared.steps if dry_run else ():
+def _say_nothing(steps: Iterable[Step]) -> dict[str, Any]:
+    return {}
+
+
+def _collect(steps: Iterable[Step]) -> dict[str, Any]:
+    return {"steps": [_as_json(step) for step in steps]}
+
+
+def _print_steps(steps: Iterable[Step]) -> dict[str, Any]:
+    """What is to be done, extent by extent."""
+    for step in steps:
         source = f" from {printable(step.source.name)} at {step.offset}" if isinstance(step, Clone | Copy) else ""
         print(f"{step.target:>16} {step.length:>16} {_verb(step):<5}{source}")
+    return {}
+
+
+def _report(facts: dict[str, Any]) -> None:
+    """The sums, on stderr."""
+    dry_run = facts["dry_run"]
     edges = f" ({human(facts['edges'])} of it edges of blocks)" if facts["edges"] else ""
     space = facts["new_space"]
     say(

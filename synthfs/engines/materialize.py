@@ -22,7 +22,7 @@ from synthfs.extents import ExtentMap, Source
 from synthfs.host import reflink
 from synthfs.host.files import OpenSource
 from synthfs.host.publish import Draft, unwritable
-from synthfs.plan.recipe import Clone, Copy, Hole, Repeat, Step, Totals, Write, cook, leave_holes, new_space, totals, unshared
+from synthfs.plan.recipe import Clone, Copy, Hole, Repeat, Step, Totals, Write, cook, leave_holes, summary
 from synthfs.units import GiB, MiB, human
 
 _CLONE_AT_ONCE = 8 * GiB
@@ -48,7 +48,10 @@ class Prepared:
     """A freeze that can begin: the recipe, open sources, a nameless target. `why_copied` explains copies, by source."""
 
     extents: ExtentMap
-    steps: list[Step]
+    steps: Callable[[], Iterator[Step]]
+    """Makes the recipe: each time anew, since that of a large dynamic VHD has millions of steps."""
+
+    expected: Totals
     directory: str
     why_copied: dict[Source, str]
     new_space: int | None
@@ -57,16 +60,13 @@ class Prepared:
     _ways: Ways = field(repr=False)
     _files: dict[Source, OpenSource] = field(repr=False)
     _draft: Draft = field(repr=False)
+    _cloned: Counter[Source] = field(repr=False)
     _shared: int = 0
 
     @property
     def fd(self) -> int:
         """The nameless file's descriptor, for what else is to be known about it before it has a name."""
         return self._draft.fd
-
-    @property
-    def expected(self) -> Totals:
-        return totals(self.steps)
 
     def freeze(
         self, name: str, overwrite: bool, progress: Progress = lambda done: None, about_to_publish: Told = lambda made: None
@@ -78,7 +78,7 @@ class Prepared:
         target, shared = self._draft.fd, 0
         try:
             sharing.begin(self._ways, self._files, target, self.extents.length)
-            for step in self.steps:
+            for step in self.steps():
                 shared += self._do(step, target)
                 progress(step.target + step.length)
             for file in self._files.values():
@@ -95,11 +95,7 @@ class Prepared:
 
     def measure(self) -> bool:
         """Measures `new_space` of the frozen file. False: on ZFS too much else happened in the pool to tell what is shared."""
-        cloned: Counter[Source] = Counter()
-        for step in self.steps:
-            if isinstance(step, Clone):
-                cloned[step.source] += step.length
-        measured = sharing.measure(self._ways, self._files, self._draft.fd, cloned, self._shared)
+        measured = sharing.measure(self._ways, self._files, self._draft.fd, self._cloned, self._shared)
         self.new_space = measured.new_space
         return measured.proven
 
@@ -150,17 +146,22 @@ def prepare(extents: ExtentMap, directory: str, mode: Reflink) -> Iterator[Prepa
             stack.callback(files[source].close)
         draft = stack.enter_context(Draft(directory))
         ways = sharing.find({} if mode is Reflink.NEVER else files, draft.fd, directory)
-        steps = cook(extents, ways.block, ways.own_block)
         why = dict(ways.why_not)
-        for copy in unshared(steps):
-            if copy.length > _SLIGHT and (block := ways.block(copy.source)):
-                why.setdefault(copy.source, _misaligned(copy, block))
+
+        def noted() -> Iterator[Step]:
+            for step in cook(extents, ways.block, ways.own_block):
+                if isinstance(step, Copy) and not step.edge and step.length > _SLIGHT and (block := ways.block(step.source)):
+                    why.setdefault(step.source, _misaligned(step, block))
+                yield step
+
+        def steps() -> Iterator[Step]:
+            return leave_holes(noted(), lambda source, offset, length: files[source].data_ranges(offset, length))
+
+        found = summary(steps(), reflink.block_size(draft.fd))
         if mode is Reflink.ALWAYS and why:
             raise ShareError(_cannot_share(why, another_place=bool(ways.why_not)))
-        steps = list(leave_holes(steps, lambda source, offset, length: files[source].data_ranges(offset, length)))
-        needed = new_space(steps, reflink.block_size(draft.fd))
-        _check_space(directory, needed)
-        yield Prepared(extents, steps, directory, why, needed, ways, files, draft)
+        _check_space(directory, found.new_space)
+        yield Prepared(extents, steps, found.totals, directory, why, found.new_space, ways, files, draft, found.cloned)
 
 
 def can_share_into(directory: str, source: Source) -> None:

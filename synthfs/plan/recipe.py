@@ -12,6 +12,7 @@ the file shares the first of those blocks with itself.
 Not for: doing it (`engines/materialize`), or knowing what a file system can do (`host/reflink`). Units: bytes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import assert_never
@@ -88,29 +89,27 @@ class Totals:
     repeated: int = 0
 
 
-def cook(extents: ExtentMap, block_size: Callable[[Source], int | None], own_block: int | None = None) -> list[Step]:
-    """The steps that make a file of `extents`, in order of their place in it.
+def cook(extents: ExtentMap, block_size: Callable[[Source], int | None], own_block: int | None = None) -> Iterator[Step]:
+    """The steps that make a file of `extents`, in order of their place in it: one by one, for they may be millions.
 
     `block_size` tells in which blocks a source's data can be shared; None copies all of it. `own_block` is the block in
     which the new file can share data with itself; None where it cannot.
     """
     steps = _cooked(extents, block_size)
-    return list(_repeated(steps, own_block) if own_block else steps)
+    return _repeated(steps, own_block) if own_block else steps
 
 
-def _cooked(extents: ExtentMap, block_size: Callable[[Source], int | None]) -> list[Step]:
-    steps: list[Step] = []
+def _cooked(extents: ExtentMap, block_size: Callable[[Source], int | None]) -> Iterator[Step]:
     for target, extent in extents:
         match extent:
             case Zero(length):
-                steps.append(Hole(target, length))
+                yield Hole(target, length)
             case Bytes(data):
-                steps.append(Write(target, data))
+                yield Write(target, data)
             case FileRange(source):
-                steps += _shared(target, extent, block_size(source))
+                yield from _shared(target, extent, block_size(source))
             case _:
                 assert_never(extent)
-    return steps
 
 
 def _repeated(steps: Iterable[Step], block: int) -> Iterator[Step]:
@@ -168,36 +167,48 @@ def leave_holes(steps: Iterable[Step], data: Callable[[Source, int, int], Iterab
             yield Hole(step.target + at - step.offset, end - at)
 
 
-def new_space(steps: Iterable[Step], block: int) -> int:
-    """Bytes that the steps take anew on a file system of such blocks: those that are copied or written, in whole blocks."""
-    space = last = 0
-    for step in steps:
-        if isinstance(step, Copy | Write):
-            first, end = max(align_down(step.target, block), last), align_up(step.target + step.length, block)
-            space, last = space + max(end - first, 0), end
-    return space
+class Summary:
+    """What is to be known of steps as a whole, taken while they pass by: `totals`, `new_space` and `cloned`.
 
+    `new_space` is what they take anew on a file system of blocks of `block` bytes: what is copied or written, in whole
+    blocks. `cloned` is how much of each source is shared.
+    """
 
-def unshared(steps: Iterable[Step]) -> list[Copy]:
-    """Copies that sharing was hoped for: everything but edges."""
-    return [step for step in steps if isinstance(step, Copy) and not step.edge]
+    def __init__(self, block: int) -> None:
+        self.new_space = 0
+        self.cloned: Counter[Source] = Counter()
+        self._block = block
+        self._end = 0
+        self._sums = dict.fromkeys(("copied", "edges", "written", "hole", "repeated"), 0)
 
+    @property
+    def totals(self) -> Totals:
+        return Totals(cloned=self.cloned.total(), **self._sums)
 
-def totals(steps: Iterable[Step]) -> Totals:
-    cloned = copied = edges = written = hole = repeated = 0
-    for step in steps:
+    def add(self, step: Step) -> None:
+        sums = self._sums
         match step:
             case Clone():
-                cloned += step.length
+                self.cloned[step.source] += step.length
             case Copy():
-                copied += step.length
-                edges += step.length if step.edge else 0
+                sums["copied"] += step.length
+                sums["edges"] += step.length if step.edge else 0
             case Write():
-                written += step.length
+                sums["written"] += step.length
             case Hole():
-                hole += step.length
+                sums["hole"] += step.length
             case Repeat():
-                repeated += step.length
+                sums["repeated"] += step.length
             case _:
                 assert_never(step)
-    return Totals(cloned, copied, edges, written, hole, repeated)
+        if isinstance(step, Copy | Write):
+            first, end = max(align_down(step.target, self._block), self._end), align_up(step.target + step.length, self._block)
+            self.new_space, self._end = self.new_space + max(end - first, 0), end
+
+
+def summary(steps: Iterable[Step], block: int) -> Summary:
+    """All of `steps`, summed up."""
+    found = Summary(block)
+    for step in steps:
+        found.add(step)
+    return found
