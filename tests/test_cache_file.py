@@ -151,6 +151,14 @@ def test_a_full_or_missing_place_is_no_harm(scope: Scope, monkeypatch: pytest.Mo
     assert list(small.iterdir()) == []
 
 
+def test_what_would_not_be_read_is_not_kept(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than what is read back: it is not said to be kept, and what was there stays. One that just fits is read."""
+    monkeypatch.setattr(state, "MAX_CACHE", os.stat(cache.path).st_size)
+    assert cache.save(CONTENT)
+    assert not cache.save([*CONTENT, 1])
+    assert cache.load() == CONTENT
+
+
 def test_where_caches_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """As systemd names it, the first of several; else root's, or that of XDG."""
     monkeypatch.setenv("CACHE_DIRECTORY", "/run/a:/run/b")

@@ -58,6 +58,20 @@ def test_no_byte_of_data_lies_in_a_hole(scope: Scope, kind: str) -> None:
     assert found.block == path.stat().st_blksize
 
 
+@pytest.mark.parametrize("most", [1, 3, 10])
+def test_a_file_in_many_pieces_is_known_more_coarsely(scope: Scope, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """What is remembered of a file has a bound, and still no byte of data lies in a hole."""
+    monkeypatch.setattr(holes, "MAX_RANGES", most)
+    path = sparse_file(scope)
+    source, raw, end = source_of(path), path.read_bytes(), 0
+    found = holes.gather(source)
+    assert 1 <= len(found.ranges) <= most
+    for offset, length in (*found.ranges, (len(raw), 0)):
+        assert not any(raw[end:offset])
+        end = offset + length
+    assert holes.known(source) == found
+
+
 def test_what_was_found_is_remembered(scope: Scope) -> None:
     """The next process is told without asking the file system; before anything was found, nothing is known."""
     source = source_of(sparse_file(scope))

@@ -5,7 +5,7 @@ that leave out what is empty want to know it before they can be listed. So what 
 its size, mtime and ctime. Where a cache cannot be had, on a full disk say, this process remembers.
 
 Holes shorter than `FINEST` are not told apart from data: no container leaves out so little, and what is called data
-is read like any other byte. Never the other way round.
+is read like any other byte. Never the other way round. A file in very many pieces is known more coarsely still.
 
 Not for: what follows from it (`plan/sparse`). May be used from several threads. Units: bytes, seconds.
 Source: lseek(2), SEEK_DATA; on ZFS it tells of what is on disk, so that dirty data is waited for.
@@ -13,7 +13,7 @@ Source: lseek(2), SEEK_DATA; on ZFS it tells of what is on disk, so that dirty d
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -26,6 +26,8 @@ from synthfs.model import Allocation
 from synthfs.units import KiB, MiB
 
 FINEST = 64 * KiB
+MAX_RANGES = 1_000_000
+"""Of one file: a tenth of a GiB of memory. A file in more pieces is known more coarsely."""
 
 _PURPOSE = "holes"
 _KEPT = 100 * 86400.0
@@ -110,15 +112,25 @@ def _is_sound(block: int, numbers: list[Any], size: int) -> bool:
     return end <= size
 
 
-def _coalesced(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The same ranges, those with less than `FINEST` in between as one."""
-    begun: tuple[int, int] | None = None
-    for offset, length in ranges:
-        if begun and offset - sum(begun) < FINEST:
-            begun = begun[0], offset + length - begun[0]
-            continue
-        if begun:
-            yield begun
-        begun = offset, length
-    if begun:
-        yield begun
+def _coalesced(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same ranges, those with less than `FINEST` in between as one; or twice that, until there are at most `MAX_RANGES`."""
+    found: list[tuple[int, int]] = []
+    finest = FINEST
+    for each in ranges:
+        _join(found, each, finest)
+        while len(found) > MAX_RANGES:
+            finest *= 2
+            finer, found = found, []
+            for one in finer:
+                _join(found, one, finest)
+    return found
+
+
+def _join(found: list[tuple[int, int]], each: tuple[int, int], finest: int) -> None:
+    """Adds a range to those that lie before it, as a part of the last one where less than `finest` is in between."""
+    offset, length = each
+    if found and offset - sum(found[-1]) < finest:
+        start, _ = found[-1]
+        found[-1] = start, offset + length - start
+    else:
+        found.append(each)

@@ -24,7 +24,7 @@ from typing import Any
 from synthfs.errors import TargetError
 
 MAX_CACHE = 256 * 1024 * 1024
-"""Bytes of the longest cache that is read; 10,000 images and their holes take a tenth of it."""
+"""Bytes of the longest cache that is written or read; 10,000 images and their holes take a tenth of it."""
 
 _CACHE = b"synthfs cache 1 "
 
@@ -114,9 +114,12 @@ class Cache:
         """
         try:
             body = b"".join(json.dumps(value, separators=(",", ":")).encode() + b"\n" for value in values)
+            parts = (self._seal(body), b"\n", body)
+            if sum(map(len, parts)) > MAX_CACHE:
+                return False
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             with contextlib.closing(_Private(os.path.dirname(self.path))) as place:
-                place.replace(os.path.basename(self.path), (self._seal(body), b"\n", body))
+                place.replace(os.path.basename(self.path), parts)
         except OSError:
             return False
         return True
