@@ -35,6 +35,14 @@ def packed(values: "array[int]", order: Literal["little", "big"]) -> bytes:
     return values.tobytes()
 
 
+def unpacked(raw: bytes, kind: Literal["I", "Q"], order: Literal["little", "big"]) -> "array[int]":
+    """The table that `packed` made these bytes of; `kind` is "I" for 32 bits, "Q" for 64."""
+    values = array(kind, raw)
+    if order != _HOST_ORDER:
+        values.byteswap()
+    return values
+
+
 def human(size: int) -> str:
     """`size` in bytes as a person reads it: `512 B`, `1.2 GiB`."""
     if size < KiB:

@@ -25,10 +25,17 @@ from onmount import FOOTER, Sample
 from processes import Argument
 from synthfs.engines import verify
 from synthfs.engines.crew import Crew
+from synthfs.engines.read import Reader
 from synthfs.engines.verify import EVERYTHING, Bad, Tally
+from synthfs.errors import SourceError
 from synthfs.host.files import OpenSource, source_at
+from synthfs.model import Allocation
+from synthfs.plan import container
+from synthfs.plan.container import Format
+from synthfs.plan.tree import File, grow, walk
+from synthfs.survey import survey
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 OK, NOT_UNDERSTOOD, NOT_FOUND, BAD_INPUT, CANNOT_HOLD, UNREADABLE, DIFFERS, CANNOT_CHECK = 0, 2, 3, 4, 5, 6, 11, 12
 
 
@@ -378,6 +385,40 @@ class TestAgainst:
             assert findings[0]["where"].startswith("partition 3 (") == (offset == place)
             assert (f" {inside + 100} bytes into the partition" in findings[0]["text"]) == (offset == place)
 
+    @pytest.mark.parametrize(("form", "structure"), [("vhd-dynamic", 1000), ("vhdx", 65536)])
+    def test_holes_are_not_what_they_were(self, sample: Sample, scope: Scope, form: str, structure: int) -> None:
+        """A copy of the store has its own holes: files that were made before are good, and every difference is found."""
+        cp: list[Argument] = ["cp", "-a", "--sparse=never", "--reflink=never"]
+        filled = scope.path("filled") / sample.root.name
+        scope.run([*cp, sample.root, filled])
+        full, files = sample.raw(filled, sample.c), [scope.path("out") / f"{name}.{form}" for name in ("before", "after")]
+        for raw, file in zip((sample.c.raw, full), files, strict=True):
+            scope.synthfs("materialize", raw, "--format", form, "--reflink=never", "-o", file)
+        before, after = files
+        assert before.stat().st_size < after.stat().st_size
+        assert asked(scope, full, "--against", before)[:2] == (OK, [])
+        assert asked(scope, sample.c.raw, "--against", after)[:2] == (OK, [])
+        content, c = before.read_bytes(), sample.disk.partition(3)
+        boot = content.index(sample.disk.read(c.start, 512)) + 100
+        for offset in (structure, boot):
+            with flipped(before, offset):
+                code, findings, _, _ = asked(scope, full, "--against", before)
+            assert code == DIFFERS
+            assert findings[0]["offset"] == offset
+        table = {"vhd-dynamic": 1536, "vhdx": 3 * MIB + 5}[form]
+        with flipped(before, table, bit=1):
+            assert asked(scope, full, "--against", before)[0] == DIFFERS
+        # In a block that is zero on the disk, and left out of the file.
+        size = 2 * MIB
+        empty = next(at for at in range(-(-c.start // size) * size, c.end - size, size) if not any(sample.disk.read(at, size)))
+        times = full.stat()
+        with flipped(full, HEADER + empty - c.start + 5000):
+            os.utime(full, ns=(times.st_atime_ns, times.st_mtime_ns))
+            code, findings, _, _ = asked(scope, full, "--against", before)
+        assert (code, len(findings)) == (DIFFERS, 1)
+        assert findings[0]["where"].startswith("partition 3 (")
+        assert f"offset {empty + 5000} of the disk" in findings[0]["text"]
+
     def test_the_text_of_a_vmdk(self, sample: Sample, scope: Scope) -> None:
         """The small file of the pair is not taken for a disk that differs; the file with the disk in it is good."""
         file = scope.path("out") / "d.vmdk"
@@ -398,6 +439,52 @@ class TestAgainst:
         assert [f["where"] for f in findings][:2] == ["GPT header", "GPT entries"]
         assert asked(scope, sample.c.raw, "--against", mounted / "nothing.vhd")[0] == NOT_FOUND
         assert asked(scope, sample.c.raw, "--against", mounted)[0] == UNREADABLE
+
+
+@pytest.mark.parametrize("form", [Format.VHD_DYNAMIC, Format.VHDX])
+class TestOtherHoles:
+    """A container's map by the table of its file, which was made when the file system had more to say, or something else."""
+
+    def test_the_table_tells_the_layout(self, sample: Sample, form: Format) -> None:
+        """Made from sparse files in units of 4096, and found again on a file system of other units that knows of no holes."""
+        disk = next(disk for disk in survey(f"{sample.root}").disks if disk.image.name.endswith(sample.c.raw.name))
+        sparse = {source: Allocation(4096, ((512 * KIB, 5 * MIB),)) for source in disk.sources}
+        full = {source: Allocation(64 * KIB, ((0, source.size),)) for source in disk.sources}
+        (made,) = container.of_disk(disk, form, "disk", sparse.get)
+        extents = made.extent_map()
+        with closing(Reader(extents)) as reader:
+
+            def read(offset: int, length: int) -> bytes:
+                raw = bytearray(length)
+                return bytes(raw[: reader.read(offset, memoryview(raw))])
+
+            found = container.of_table(disk, form, full.get, read)
+            assert found is not None
+            again, absent = found
+            assert again == extents
+            assert disk.length / 2 < sum(length for _, length in absent) < disk.length
+
+    @pytest.mark.parametrize("wrong", [bytes([0, 6]), b"\xff", b"\0", b"\6\0\x30\0\0\0\0\0", b"\0\0\0\3", b""])
+    def test_a_table_of_anything_is_not_believed(self, sample: Sample, form: Format, wrong: bytes) -> None:
+        """Blocks out of order, twice, past the end, or in no table at all: there is no such map, or one without any block."""
+        disk = next(disk for disk in survey(f"{sample.root}").disks if disk.image.name.endswith(sample.c.raw.name))
+        full = {source: Allocation(4096, ((0, source.size),)) for source in disk.sources}
+        found = container.of_table(disk, form, full.get, lambda offset, length: (wrong * length)[:length])
+        assert found is None or found[1] == [(0, disk.length)]
+        dice = random.Random(20261124)
+        assert container.of_table(disk, form, full.get, lambda offset, length: dice.randbytes(length)) is None
+
+    def test_a_mount_that_lists_other_holes_tells_the_remedy(self, sample: Sample, form: Format) -> None:
+        """Listed with some holes and opened with others: an error that says what helps."""
+        catalog = survey(f"{sample.root}")
+        some = {source: Allocation(4096, ((0, MIB),)) for disk in catalog.disks for source in disk.sources}
+        other = {source: Allocation(4096, ((0, source.size),)) for source in some}
+        tree = grow(catalog, formats=(form,), ask=some.get, at_open=other.get)
+        disks = [node for _, node in walk(tree.root) if isinstance(node, File) and node.disk]
+        assert disks
+        for file in disks:
+            with pytest.raises(SourceError, match="mount again"):
+                file.extent_map()
 
 
 def test_nothing_is_written(sample: Sample, scope: Scope) -> None:

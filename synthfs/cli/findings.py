@@ -5,13 +5,14 @@ saying it to anybody (`cli/verify`). Units: bytes, seconds.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from synthfs.engines.crew import Crew
 from synthfs.engines.read import Reader
-from synthfs.engines.verify import Bad, Progress, Sample, Tally, check_hashes, check_tail, compare
+from synthfs.engines.verify import Bad, Progress, Range, Sample, Tally, check_hashes, check_tail, check_zero, compare
 from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import ExtentMap
 from synthfs.host.files import OpenSource, source_at
@@ -110,14 +111,36 @@ def _check_tables(disk: Disk) -> Iterator[Finding]:
 
 
 def check_file(
-    crew: Crew, disk: Disk, form: Format, extents: ExtentMap, file: OpenSource, sample: Sample, progress: Progress
+    crew: Crew,
+    disk: Disk,
+    form: Format,
+    extents: ExtentMap,
+    absent: Sequence[Range],
+    file: OpenSource,
+    sample: Sample,
+    progress: Progress,
 ) -> Audit:
-    """A file against the map that it has to be, `disk` in a container, part by part."""
+    """A file against the map that it has to be, `disk` in a container, part by part.
+
+    What is `absent` from the file has to be zero in the disk.
+    """
     audit = Audit("file", file.source.path)
     size = file.source.size
     everything = parts(disk, extents, form)
     inside = (replace(part, length=min(part.length, size - part.offset)) for part in everything if part.offset < size)
-    return audit.run(_check_file(crew, extents, inside, file, audit.tally, sample, progress))
+    found = _check_file(crew, extents, inside, file, audit.tally, sample, progress)
+    return audit.run(chain(found, _check_absent(crew, disk, absent, audit.tally, sample, progress)))
+
+
+def _check_absent(
+    crew: Crew, disk: Disk, absent: Sequence[Range], tally: Tally, sample: Sample, progress: Progress
+) -> Iterator[Finding]:
+    with closing(Reader(disk.extent_map())) as reader:
+        first = check_zero(crew, reader, absent, tally, sample, progress)
+    if first is not None:
+        places = parts(disk, disk.extent_map(), Format.RAW)
+        name = next(part.name for part in places if part.offset <= first < part.offset + part.length)
+        yield Finding(Fault.DIFFERS, name, f"the file leaves out what is not zero, first at offset {first} of the disk")
 
 
 def _check_file(

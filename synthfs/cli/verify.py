@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -154,9 +155,11 @@ class _Run:
         self._tell(check_tables(disk))
         with closing(OpenSource(source_at(path))) as file, Crew() as crew, _progress() as progress:
             form = _form_of(disk, file)
-            extents = _map_for(disk, form)
+            extents, absent = _map_for(disk, form, file)
             task = progress.add_task(printable(os.path.basename(path)), total=_estimate(file.source) * self.sample.share)
-            self._tell(check_file(crew, disk, form, extents, file, self.sample, lambda done: progress.advance(task, done)))
+            self._tell(
+                check_file(crew, disk, form, extents, absent, file, self.sample, lambda done: progress.advance(task, done))
+            )
 
     def finish(self) -> None:
         """Sums up, and raises the error of the worst that was found."""
@@ -217,11 +220,29 @@ class _Run:
             out.print(f"{human(summary['unproven'])} have no hash that says anything about them", soft_wrap=True)
 
 
-def _map_for(disk: Disk, form: Format) -> ExtentMap:
-    """The map of the file that holds the disk in such a container."""
+def _map_for(disk: Disk, form: Format, file: OpenSource) -> tuple[ExtentMap, Sequence[tuple[int, int]]]:
+    """The map of the file that holds the disk in such a container, and what of the disk has to be zero to be left out of it.
+
+    One that leaves out what is empty may have been made when the sources had other holes: a copied store has its own.
+    """
     container.check(disk, form)
-    *_, found = container.of_disk(disk, form, disk.image.stem, hole_maps(disk, form))
-    return found.extent_map()
+    ask = hole_maps(disk, form)
+    if form.is_sparse and (found := container.of_table(disk, form, ask, partial(_read, file))):
+        return found
+    *_, made = container.of_disk(disk, form, disk.image.stem, ask)
+    return made.extent_map(), ()
+
+
+def _read(file: OpenSource, offset: int, length: int) -> bytes:
+    """So many bytes of a file; none where it ends before, or cannot be read, which the comparison will tell."""
+    if offset + length > file.source.size:
+        return b""
+    raw = bytearray(length)
+    try:
+        file.read(offset, memoryview(raw))
+    except SourceError:
+        return b""
+    return bytes(raw)
 
 
 def _form_of(disk: Disk, file: OpenSource) -> Format:

@@ -226,7 +226,7 @@ def compare(
                 tally.holes -= amount
                 for skip in range(0, amount, _COMPARED_AT_ONCE):
                     piece = _Piece(part, offset + skip, min(_COMPARED_AT_ONCE, amount - skip))
-                    if part not in different and (_made_in_memory(reader, piece) or chosen()):
+                    if part not in different and (_made_in_memory(reader, piece.offset, piece.length) or chosen()):
                         yield piece
                     else:
                         tally.left_out += piece.length
@@ -252,8 +252,37 @@ def compare(
             yield piece.part, bad
 
 
-def _made_in_memory(reader: Reader, piece: _Piece) -> bool:
-    return any(isinstance(extent, Bytes) for extent in reader.extents.pieces(piece.offset, piece.length))
+def check_zero(
+    crew: Crew, reader: Reader, ranges: Iterable[Range], tally: Tally, sample: Sample, progress: Progress
+) -> int | None:
+    """The first offset at which `reader` has no zero in any of `ranges`. Bytes made in memory belong to every sample."""
+    first: int | None = None
+    chosen = sample.chooser()
+
+    def pieces() -> Iterator[Range]:
+        for offset, length in (data for each in ranges for data in reader.data(*each)):
+            for skip in range(0, length, _COMPARED_AT_ONCE):
+                at, amount = offset + skip, min(_COMPARED_AT_ONCE, length - skip)
+                if first is None and (_made_in_memory(reader, at, amount) or chosen()):
+                    yield at, amount
+                else:
+                    tally.left_out += amount
+
+    def work(piece: Range) -> int | None:
+        offset, length = piece
+        ours, zeroes = crew.buffer(0, length), bytearray(length)
+        reader.read(offset, memoryview(ours))
+        return None if ours == zeroes else offset + _first_difference(ours, zeroes)
+
+    for (_, length), found in crew.do(pieces(), work):
+        tally.data += length
+        progress(length)
+        first = found if first is None else first
+    return first
+
+
+def _made_in_memory(reader: Reader, offset: int, length: int) -> bool:
+    return any(isinstance(extent, Bytes) for extent in reader.extents.pieces(offset, length))
 
 
 def _either(ours: Iterable[Range], theirs: Iterable[Range]) -> Iterator[Range]:

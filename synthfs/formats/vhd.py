@@ -41,12 +41,12 @@ size: qemu would cut off the backup GPT.
 
 import struct
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
 from synthfs.errors import FormatError
-from synthfs.units import SECTOR, GiB, MiB, align_up, packed
+from synthfs.units import SECTOR, GiB, MiB, align_up, packed, unpacked
 
 SIZE = 512
 MAX_DISK = 2040 * GiB
@@ -168,6 +168,11 @@ def enter(bat: "array[int]", runs: Iterable[range], at: int, slot: int) -> None:
 def pack_bat(entries: "array[int]") -> bytes:
     """The table of the sectors at which blocks begin in the file, `ABSENT` for those that are not there."""
     return packed(entries, "big").ljust(bat_length(len(entries)), b"\xff")
+
+
+def present(bat: bytes, entries: int) -> Iterator[int]:
+    """The numbers of the blocks that are there by a table of so many entries, which may say anything, in order."""
+    return (number for number, sector in enumerate(unpacked(bat, "I", "big")[:entries]) if sector != ABSENT)
 
 
 def bat_length(entries: int) -> int:

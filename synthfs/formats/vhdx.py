@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from synthfs.units import KiB, MiB, TiB, align_up, packed
+from synthfs.units import KiB, MiB, TiB, align_up, packed, unpacked
 
 MAX_DISK = 64 * TiB
 LOG_AT, METADATA_AT, BAT_AT = 1 * MiB, 2 * MiB, 3 * MiB
@@ -52,7 +52,7 @@ _LOGICAL_SECTOR = UUID("8141BF1D-A96F-4709-BA47-F233A8FAAB5F")
 _PHYSICAL_SECTOR = UUID("CDA348C7-445D-4471-9CC9-E9885251C556")
 _IS_VIRTUAL_DISK, _IS_REQUIRED = 2, 4
 
-_FULLY_PRESENT = 6
+_STATE, _FULLY_PRESENT = 7, 6
 _PER_CHUNK = 1 << 23
 """Sectors that the bitmap of one chunk stands for."""
 
@@ -112,6 +112,14 @@ class Geometry:
                 bat[entry : entry + count] = array("Q", range(at | _FULLY_PRESENT, at + count * step, step))
                 first, at = first + count, at + count * step
         return packed(bat, "little")
+
+    def present(self, bat: bytes) -> Iterator[int]:
+        """The numbers of the blocks that are there by a table of `bat_length`, which may say anything, in order."""
+        group = self._chunk_ratio + 1
+        last = self.blocks + (self.blocks - 1) // self._chunk_ratio
+        for entry, value in enumerate(unpacked(bat, "Q", "little")[:last]):
+            if value & _STATE == _FULLY_PRESENT and entry % group < self._chunk_ratio:
+                yield entry - entry // group
 
     def _region_table(self) -> bytes:
         bat = _REGION.pack(_BAT_REGION.bytes_le, BAT_AT, self.bat_length, 1)

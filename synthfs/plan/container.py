@@ -13,8 +13,8 @@ its edition, and with it its ids and its inode, derive from those as well.
 Not for: byte layouts (`formats/`), the places of blocks (`plan/sparse`). Units: bytes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import assert_never
@@ -26,7 +26,7 @@ from synthfs.formats import vhd, vhdx, vmdk
 from synthfs.model import Ask
 from synthfs.plan import sparse
 from synthfs.plan.disk import Disk
-from synthfs.units import GiB, human
+from synthfs.units import SECTOR, GiB, human
 
 
 class Format(StrEnum):
@@ -175,19 +175,55 @@ def of_disk(disk: Disk, form: Format, stem: str, ask: Ask) -> tuple[ContainerFil
     return files(found, stem, disk.edition, lambda: disk, ask)
 
 
-def _layout(disk: Disk, form: Format, ask: Ask) -> sparse.Layout | None:
+def of_table(
+    disk: Disk, form: Format, ask: Ask, read: Callable[[int, int], bytes]
+) -> tuple[ExtentMap, list[tuple[int, int]]] | None:
+    """The map of a file that was made of `disk` when its sources had other holes, and what of the disk it leaves out.
+
+    `read` gives bytes of that file, by offset and length, and fewer where it ends. Of its table alone the numbers of the
+    blocks are believed: they are laid out anew, and what comes of it has to have the same table. None where it has another
+    one, so that the file was not made of such a disk, or is not what it was. What is left out has to be zero, by offset and
+    length in the disk. The store may be on another file system now, so that other units of it are tried as well.
+    """
+    geometry, entries = vhdx.Geometry(disk.length, disk.layout.sector_size), -(-disk.length // vhd.BLOCK)
+    if form is Format.VHDX:
+        size, at, length = geometry.block_size, vhdx.BAT_AT, geometry.bat_length
+    else:
+        size, at, length = vhd.BLOCK, vhd.BAT_AT, vhd.bat_length(entries)
+    table = read(at, length)
+    if len(table) != length:
+        return None
+    runs = sparse.in_runs(geometry.present(table) if form is Format.VHDX else vhd.present(table, entries))
+    allocations = {source: ask(source) for source in disk.sources}
+    units = [None, *(SECTOR << shift for shift in range(12))] if form is Format.VHD_DYNAMIC else [None]
+    for unit in units:
+        asked = {source: found and (replace(found, block=unit) if unit else found) for source, found in allocations.items()}
+        layout = _layout(disk, form, asked.get, runs)
+        if layout and _table(disk, form, layout) == table:
+            footer = vhd.SIZE if form is Format.VHD_DYNAMIC else 0
+            edition = Outline(form, disk.length, layout.end + footer, layout.digest).edition(disk.edition)
+            edges = [0, *(edge * size for run in runs for edge in (run.start, run.stop)), disk.length]
+            gaps = [(start, end - start) for start, end in zip(edges[::2], edges[1::2], strict=True) if start < end]
+            return (_vhdx if form is Format.VHDX else _dynamic_vhd)(disk, layout, edition), gaps
+    return None
+
+
+def _layout(disk: Disk, form: Format, ask: Ask, runs: Sequence[range] | None = None) -> sparse.Layout | None:
+    """Where the blocks `runs` go, those that are not zero by default; None while something is not known about a source."""
     allocations = {}
     for source in disk.sources:
         allocation = ask(source)
         if allocation is None:
             return None
         allocations[source] = allocation
-    extents = disk.extent_map()
+    extents, geometry = disk.extent_map(), vhdx.Geometry(disk.length, disk.layout.sector_size)
+    size = geometry.block_size if form is Format.VHDX else vhd.BLOCK
+    if runs is None:
+        runs = sparse.not_zero(extents, allocations, size)
     if form is Format.VHDX:
-        geometry = vhdx.Geometry(disk.length, disk.layout.sector_size)
-        return sparse.in_order(extents, allocations, geometry.block_size, geometry.payload_at)
+        return sparse.in_order(runs, size, geometry.payload_at)
     at = vhd.BAT_AT + vhd.bat_length(-(-disk.length // vhd.BLOCK))
-    return sparse.in_agreement(extents, allocations, vhd.BLOCK, at, vhd.BITMAP, vhd.MAX_BLOCK_AT)
+    return sparse.in_agreement(extents, allocations, runs, vhd.BLOCK, at, vhd.BITMAP, vhd.MAX_BLOCK_AT)
 
 
 def _extent_map(of: Callable[[], Disk], outline: Outline, edition: bytes, ask: Ask) -> ExtentMap:
@@ -200,11 +236,24 @@ def _extent_map(of: Callable[[], Disk], outline: Outline, edition: bytes, ask: A
         case Format.VHD_DYNAMIC | Format.VHDX:
             layout = _layout(disk, form, ask)
             if layout is None or layout.digest != outline.layout:
-                raise SourceError(f"{disk.image.name}: the holes of its files are not those that it was listed with")
+                raise SourceError(
+                    f"{disk.image.name}: the holes of its files are not those that it was listed with; mount again"
+                )
             make = _vhdx if form is Format.VHDX else _dynamic_vhd
             return make(disk, layout, edition)
         case _:
             assert_never(form)
+
+
+def _table(disk: Disk, form: Format, layout: sparse.Layout) -> bytes:
+    """What says where in the file each block lies."""
+    if form is Format.VHDX:
+        (row,) = layout.rows
+        return vhdx.Geometry(disk.length, disk.layout.sector_size).pack_bat(row.runs)
+    bat = vhd.empty_bat(-(-disk.length // vhd.BLOCK))
+    for row in layout.rows:
+        vhd.enter(bat, row.runs, row.at, row.slot)
+    return vhd.pack_bat(bat)
 
 
 def _footer(disk: Disk, kind: int, edition: bytes) -> vhd.Footer:
@@ -216,13 +265,10 @@ def _footer(disk: Disk, kind: int, edition: bytes) -> vhd.Footer:
 def _dynamic_vhd(disk: Disk, layout: sparse.Layout, edition: bytes) -> ExtentMap:
     footer = Bytes(_footer(disk, vhd.DYNAMIC, edition).pack())
     extents, entries = disk.extent_map(), -(-disk.length // vhd.BLOCK)
-    bat = vhd.empty_bat(entries)
-    for row in layout.rows:
-        vhd.enter(bat, row.runs, row.at, row.slot)
     pieces: list[tuple[int, Extent | Blocks]] = [
         (0, footer),
         (vhd.HEADER_AT, Bytes(vhd.Header(entries).pack())),
-        (vhd.BAT_AT, Bytes(vhd.pack_bat(bat))),
+        (vhd.BAT_AT, Bytes(_table(disk, Format.VHD_DYNAMIC, layout))),
         *((row.at, row.blocks(extents, vhd.BLOCK)) for row in layout.rows),
         (layout.end, footer),
     ]
@@ -233,7 +279,7 @@ def _vhdx(disk: Disk, layout: sparse.Layout, edition: bytes) -> ExtentMap:
     ids = (identity.guid(identity.digest("vhdx", what, edition)) for what in ("disk", "file", "data"))
     geometry = vhdx.Geometry(disk.length, disk.layout.sector_size)
     (row,) = layout.rows
-    tables = (*geometry.pack_front(*ids), (vhdx.BAT_AT, geometry.pack_bat(row.runs)))
+    tables = (*geometry.pack_front(*ids), (vhdx.BAT_AT, _table(disk, Format.VHDX, layout)))
     pieces: list[tuple[int, Extent | Blocks]] = [
         # Most of a table is zeroes up to the next place that the format has for something.
         *((at, Bytes(raw.rstrip(b"\0"))) for at, raw in tables),

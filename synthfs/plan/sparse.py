@@ -65,28 +65,43 @@ class Layout:
         return identity.digest("sparse-layout", *parts)
 
 
-def in_order(disk: ExtentMap, allocations: Allocations, size: int, at: int) -> Layout:
-    """Blocks of `size` bytes one after the other, from `at` on."""
-    row = Row(at, size, b"", disk.runs(size, _ranges(allocations)))
+def not_zero(disk: ExtentMap, allocations: Allocations, size: int) -> list[range]:
+    """The runs of those blocks of `size` bytes that are not zero throughout."""
+    return disk.runs(size, {source: allocation.ranges for source, allocation in allocations.items()})
+
+
+def in_runs(numbers: Iterable[int]) -> list[range]:
+    """The same numbers, which are in order, as runs as long as they can be."""
+    runs: list[range] = []
+    start = end = -1
+    for number in numbers:
+        if number != end:
+            if start < end:
+                runs.append(range(start, end))
+            start = number
+        end = number + 1
+    return [*runs, range(start, end)] if start < end else runs
+
+
+def in_order(runs: Sequence[range], size: int, at: int) -> Layout:
+    """The blocks `runs` of `size` bytes one after the other, from `at` on."""
+    row = Row(at, size, b"", runs)
     return Layout((row,), row.end)
 
 
-def in_agreement(disk: ExtentMap, allocations: Allocations, size: int, at: int, prefix: bytes, limit: int) -> Layout:
-    """Blocks of `size` bytes, each behind `prefix`, where they agree with their sources; no slot begins behind `limit`.
+def in_agreement(
+    disk: ExtentMap, allocations: Allocations, runs: Sequence[range], size: int, at: int, prefix: bytes, limit: int
+) -> Layout:
+    """The blocks `runs`, each behind `prefix`, where they agree with their sources; no slot begins behind `limit`.
 
     Large units cost gaps. Where a huge disk has no room for those, it makes do with smaller ones, and shares less.
     """
-    runs = disk.runs(size, _ranges(allocations))
     layout = Layout((), at)
     for most in (size, 4 * KiB, SECTOR):
         layout = _in_rows(_by_agreement(disk, allocations, size, runs, most), size, at, prefix)
         if all(row.end - row.slot <= limit for row in layout.rows):
             break
     return layout
-
-
-def _ranges(allocations: Allocations) -> dict[Source, tuple[tuple[int, int], ...]]:
-    return {source: allocation.ranges for source, allocation in allocations.items()}
 
 
 def _by_agreement(
