@@ -4,11 +4,16 @@ Not for: its names (test_hostile), a real mount of it (test_mount_tree).
 """
 
 import pytest
+import trio
 
 from synthfs import identity
+from synthfs.errors import SourceError
+from synthfs.fuse.metrics import Metrics
+from synthfs.fuse.operations import Access, Operations
+from synthfs.fuse.refresh import Refresher
 from synthfs.model import StoreFacts
 from synthfs.plan import tree
-from synthfs.plan.catalog import plan
+from synthfs.plan.catalog import Catalog, plan
 
 
 def test_inodes_whose_lower_halves_meet_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +36,22 @@ def test_inodes_whose_lower_halves_meet_are_told_apart(monkeypatch: pytest.Monke
     first, second = (node for _, node in tree.walk(grown.root) if not isinstance(node, tree.Live))
     assert first.inode & 0xFFFFFFFF == 7
     assert second.inode & 0xFFFFFFFF not in (7, tree.ROOT_INODE)
+
+
+def test_catalog_that_no_tree_grows_of_is_not_kept() -> None:
+    """What is shown next, without a scan, is what was shown before the one that failed."""
+    first, second = (plan(StoreFacts(root, 0, 0, (), ()), None) for root in ("/store", "/another"))
+    asked: list[Catalog] = []
+
+    def grow(catalog: Catalog) -> tree.Tree:
+        asked.append(catalog)
+        if catalog is second:
+            raise SourceError("no tree of that")
+        return shown
+
+    shown = tree.grow(first)
+    operations = Operations(shown, Access(0, 0, 0o440), Metrics())
+    refresher = Refresher(operations, lambda before: second, grow, Metrics(), 0.0, first)
+    trio.run(refresher.refresh)
+    trio.run(refresher.show)
+    assert [catalog is second for catalog in asked] == [True, False]

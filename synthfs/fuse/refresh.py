@@ -122,12 +122,13 @@ class Refresher:
     async def show(self, catalog: Catalog | None = None) -> Tree:
         """Shows the tree of `catalog`, or of the last one where it is only the sessions that changed."""
         async with self._showing:
-            machines, self._catalog = [*self._catalog.machines.values()], catalog or self._catalog
-            await trio.to_thread.run_sync(_let_go, machines)
-            version = None
+            catalog, version = catalog or self._catalog, None
             while version != self._operations.version:  # a session that began or ended meanwhile
                 version = self._operations.version
-                tree, changed = await trio.to_thread.run_sync(self._grown)
+                tree, changed = await trio.to_thread.run_sync(self._grown, catalog)
+            # Not before: a catalog that no tree could be grown of is not shown, and is not what the next one follows.
+            machines, self._catalog = [*self._catalog.machines.values()], catalog
+            await trio.to_thread.run_sync(_let_go, machines)
             # Also where no name changed: a store that was mounted anew has its files under other numbers.
             nodes = [*self._operations.tree.root.entries]
             if tree is not self._operations.tree:
@@ -152,9 +153,9 @@ class Refresher:
             if time.monotonic() > end:
                 break
 
-    def _grown(self) -> tuple[Tree, list[tuple[int, str]]]:
+    def _grown(self, catalog: Catalog) -> tuple[Tree, list[tuple[int, str]]]:
         with collector.paused():
-            tree = self._grow(self._catalog)
+            tree = self._grow(catalog)
             return tree, changes(self._operations.tree, tree) if tree is not self._operations.tree else []
 
     def _look(self) -> Catalog:
