@@ -190,7 +190,8 @@ class Session:
 
     `edition` is that of the file as it was before, `generation` counts the sessions of this edition that were discarded
     before. `path` is its place in the mount, `image` the backup's name in the store. `length` and `mtime_ns` are those of
-    the backup's disk; `began_ns` is the time of the first write.
+    the backup's disk; `began_ns` is the time of the first write. `disk_edition` is that of the disk in the file, whatever
+    the container; empty in records from before there was such a field.
     """
 
     edition: bytes
@@ -202,6 +203,7 @@ class Session:
     mtime_ns: int
     began_ns: int
     may_resize: bool
+    disk_edition: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import pytest
 import need
 from lab import Lab, Scope
 from makestore import Store
-from onmount import Sample, ask
+from onmount import Sample, ask, end
 from processes import wait_until
 from writer import MIB, SPOT, Writer, same
 
@@ -271,9 +271,65 @@ class TestBackups:
             assert same(scope, file, model)
             assert same(scope, other, writer.sample.disk.path)
             target = writer.remount(target)
-        scope.synthfs("discard", file)
+        # Neither name is taken for that of the other's backup.
+        for path in (file, other):
+            assert str(writer.sample.c.raw) in failed(writer, "materialize", path, "-o", writer.scratch, code=NOT_FOUND)
+        assert "another disk" in scope.synthfs("discard", file).stderr
         assert [path.name for path in file.parent.glob("Image_C_*")] == [file.name]
         assert same(scope, file, writer.sample.disk.path)
+
+    def test_format_that_is_not_shown(self, scope: Scope) -> None:
+        """A backup is there, whatever the mount shows of it; a record of before that was kept is understood as before."""
+        writer = Writer.make(scope)
+        target = writer.mount("--format", "vhdx")
+        (file,) = (target / "pc").glob("Image_C_*.vhdx")
+        write(writer, file)
+        assert writer.sessions(target)[0]["backup"]
+        target = writer.remount(target)
+        assert writer.sessions(target)[0]["backup"]
+        end(scope.server(target))
+        (session,) = writer.scratch.glob("*.vhdx")
+        record = json.loads(os.getxattr(session, "user.synthfs.session"))
+        old = {name: fact for name, fact in record.items() if name != "disk_edition"}
+        os.setxattr(session, "user.synthfs.session", json.dumps(old).encode())
+        for form, found in (("vhd", False), ("vhdx", True)):
+            target = writer.mount("--format", form, target=target)
+            assert [one["backup"] for one in writer.sessions(target)] == [found]
+            end(scope.server(target))
+        os.setxattr(session, "user.synthfs.session", json.dumps(record).encode())
+        target = writer.mount(target=target)
+        assert "its backup is there" in scope.synthfs("discard", file).stderr
+        assert not file.exists()
+        # The same, and the backup really is gone.
+        write(writer, target / Sample.C)
+        for image in (writer.sample.c, writer.sample.d, writer.sample.system):
+            Store(writer.sample.root).delete(image)
+        scope.server(target).send_signal(signal.SIGHUP)
+        assert wait_until(lambda: not (target / Sample.D).exists(), 10.0)
+        assert not writer.sessions(target)[0]["backup"]
+
+    @pytest.mark.parametrize("suffix", ["-flat.vmdk", ".vmdk"])
+    def test_another_edition_of_a_vmdk(self, scope: Scope, suffix: str) -> None:
+        """While a session has the name of one of a VMDK's files, another edition shows neither: a text names no other bytes."""
+        writer = Writer.make(scope)
+        target = writer.mount("--format", "vmdk")
+        stem = (target / Sample.C).with_suffix("")
+        text, flat = stem.with_name(stem.name + ".vmdk"), stem.with_name(stem.name + "-flat.vmdk")
+        file = stem.with_name(stem.name + suffix)
+        inode, before = file.stat().st_ino, text.stat().st_ino
+        fd = os.open(file, os.O_RDWR)
+        os.pwrite(fd, b"#", 0)
+        os.close(fd)
+        assert sorted(file.parent.glob("Image_C_*")) == [flat, text]
+        Store(writer.sample.root).client("pc").backup(writer.sample.disk, 4, "D", "260301-0202")
+        scope.server(target).send_signal(signal.SIGHUP)
+        assert wait_until(lambda: [*file.parent.glob("Image_C_*")] == [file], 10.0)
+        assert file.stat().st_ino == inode
+        scope.synthfs("discard", file)
+        assert sorted(file.parent.glob("Image_C_*")) == [flat, text]
+        assert text.stat().st_ino != before
+        assert f'"{flat.name}"' in text.read_text()
+        assert flat.read_bytes() == writer.sample.disk.path.read_bytes()
 
 
 class TestScratch:

@@ -5,6 +5,7 @@ stdout carries the answer, stderr everything that is said about it; with `--json
 
 import json
 import os
+import re
 import sys
 from contextlib import nullcontext
 from fnmatch import fnmatchcase
@@ -35,6 +36,9 @@ err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 _WIDEST = 1 << 16
 """Columns: more than two paths and some numbers can take."""
+
+_TAG = re.compile(r"~[0-9a-f]{8}(?=\.[^./]*$)")
+"""What a disk has behind its name while a session has that name (`plan/written`)."""
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="UrBackup's backup storage: one folder per client.")]
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A .raw file of the store, or a file of a running mount.")]
@@ -167,10 +171,21 @@ def _why_not(catalog: Catalog, name: str) -> str:
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
     # As raw images all disks are there, whatever holes they have; a name differs only by what the container adds to it.
     tree = grow(look_at(mount.store, database), formats=(Format.RAW,))
-    stem = next((path.removesuffix(suffix) for suffix in suffixes() if path.endswith(suffix)), path)
-    node = find(tree, stem + Format.RAW.suffix)
+    node = find(tree, _stem(path) + Format.RAW.suffix)
     if isinstance(node, File) and node.disk:
-        if any(session["path"] == path for session in (mounts.status(mount) or {}).get("sessions", ())):
+        session = next((one for one in (mounts.status(mount) or {}).get("sessions", ()) if one["path"] == path), None)
+        if session and not session["backup"]:
+            remedy = f"name the image that is there now, {node.disk.image.raw.path}, or use `synthfs keep`"
+            raise NotFoundError(f"{path} was written to, and its backup is gone; {remedy}")
+        if session:
             say(f"note: {path} was written to, and this is about its backup; `synthfs keep` keeps what was written")
         return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
+    if isinstance(other := find(tree, _stem(_TAG.sub("", path)) + Format.RAW.suffix), File) and other.disk:
+        why = "is shown beside a disk that was written to and has its name"
+        raise NotFoundError(f"{mount.mountpoint}/{path} {why}; name its image instead, {other.disk.image.raw.path}")
     raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}, or not for this user")
+
+
+def _stem(path: str) -> str:
+    """`path` without what the container adds to it."""
+    return next((path.removesuffix(suffix) for suffix in suffixes() if path.endswith(suffix)), path)

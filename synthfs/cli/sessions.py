@@ -56,9 +56,10 @@ def discard(file: File, force: Force = False) -> None:
     Afterwards FILE is the backup's disk again, under a new inode. If the backup was deleted meanwhile, FILE is gone.
     """
     mount, path = _place(file)
-    with connected(_scratch(mount)) as line:
+    scratch, has_backup = _scratch(mount), _has_backup(mount, path)
+    with connected(scratch) as line:
         _ask(line, do="discard", path=path, force=force)
-    say(f"{file} is {_now(file)}")
+    say(f"{file} is {_now(file, has_backup)}")
 
 
 def keep(
@@ -76,7 +77,7 @@ def keep(
     existing file is never replaced.
     """
     mount, path = _place(file)
-    scratch = _scratch(mount)
+    scratch, has_backup = _scratch(mount), _has_backup(mount, path)
     directory, name = target(output, _usual_name(path))
     check_place(directory, mount.store)
     if os.path.lexists(f"{directory}/{name}"):
@@ -86,11 +87,20 @@ def keep(
         with prepare(ExtentMap([FileRange(found, 0, found.size)]), directory, mode) as prepared:
             freeze(prepared, name, force=False)
         _ask(line, do="done")
-    say(f"{directory}/{name} has all that was written; {file} is {_now(file)}")
+    say(f"{directory}/{name} has all that was written; {file} is {_now(file, has_backup)}")
 
 
-def _now(file: str) -> str:
-    return "the disk of the backup again" if os.path.exists(file) else "gone, as its backup is"
+def _has_backup(mount: mounts.Mount, path: str) -> bool:
+    return any(one["path"] == path and one["backup"] for one in _status(mount)["sessions"])
+
+
+def _now(file: str, has_backup: bool) -> str:
+    """What a file is after its session, which had a backup or none, has ended."""
+    if os.path.exists(file):
+        return "the disk of the backup again" if has_backup else "another disk now, of the backup that has its name"
+    if has_backup:
+        return "not shown now: its backup is there, but this mount shows other formats, or is still looking for its holes"
+    return "gone, as its backup is"
 
 
 def _usual_name(path: str) -> str:

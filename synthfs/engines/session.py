@@ -20,7 +20,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from synthfs.engines.materialize import Reflink, can_share_into, prepare
@@ -226,14 +226,15 @@ def _parsed(name: str) -> tuple[str, str, int, str]:
 
 
 def _packed(session: Session) -> bytes:
-    return json.dumps(asdict(replace(session, edition=b"")) | {"edition": session.edition.hex()}).encode()
+    return json.dumps({key: fact.hex() if isinstance(fact, bytes) else fact for key, fact in asdict(session).items()}).encode()
 
 
 def _record(path: str) -> Session | None:
     """The session that a file is of; None where it says nothing that can be understood."""
     try:
         facts: dict[str, Any] = json.loads(os.getxattr(path, ATTRIBUTE, follow_symlinks=False))
-        session = Session(**facts | {"edition": bytes.fromhex(facts["edition"])})
+        editions = bytes.fromhex(facts["edition"]), bytes.fromhex(facts.get("disk_edition", ""))
+        session = Session(**facts | dict(zip(("edition", "disk_edition"), editions, strict=True)))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     numbers = (session.generation, session.inode, session.length, session.mtime_ns, session.began_ns)

@@ -108,7 +108,7 @@ def serve(
             if not last or last[0][1].pending or last[0][0].machines != catalog.machines:
                 last[:] = [(catalog, grow(catalog, live, settings.formats, ask, beds, holes.gather))]
             tree = last[0][1]
-            return with_sessions(tree, scratch.facts()) if scratch else tree
+            return with_sessions(tree, scratch.facts(), catalog.disks) if scratch else tree
 
         tree = grown(catalog)
         count(metrics, catalog, tree)

@@ -163,7 +163,7 @@ class WritableOperations(Operations):
         return written.session.inode in self._ended
 
     def has_backup(self, written: Written) -> bool:
-        """Whether the backup that it began with is still in the store."""
+        """Whether the backup that it began with is still in the store, shown or not."""
         node = self._inodes.node(written.session.inode)
         return isinstance(node, File) and node.disk is not None
 
@@ -295,6 +295,7 @@ class WritableOperations(Operations):
             file.mtime_ns,
             time.time_ns(),
             file.may_resize,
+            file.disk.edition,
         )
 
 

@@ -67,6 +67,14 @@ def suffixes() -> list[str]:
     return sorted((*_SUFFIXES.values(), _FLAT + Format.VMDK.suffix), key=len, reverse=True)
 
 
+def beside(name: str) -> str | None:
+    """The other file of a VMDK's two, one of which is called `name`; None for a container of one file."""
+    suffix = Format.VMDK.suffix
+    if name.endswith(_FLAT + suffix):
+        return name.removesuffix(_FLAT + suffix) + suffix
+    return name.removesuffix(suffix) + _FLAT + suffix if name.endswith(suffix) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Outline:
     """What a listing has to know of a container: the length of the file with the disk in it, and a hash over its layout.

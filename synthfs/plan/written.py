@@ -4,6 +4,8 @@
     the backup is gone                   the session is shown where it was
     another backup has its name now      that one is shown under a name with a tag beside it: a session is never
                                          attached to another edition than its own
+    … and is a VMDK                      neither of its files is shown: a text that names a session's file, or a session's
+                                         text that names its file, would lead to another disk's bytes
 
 After a session was discarded the backup is shown under a new inode. Not for: what a session holds (`engines/session`).
 """
@@ -13,18 +15,24 @@ from dataclasses import dataclass, replace
 
 from synthfs.extents import ExtentMap
 from synthfs.model import Session, Sessions
+from synthfs.plan.container import beside
 from synthfs.plan.disk import Disk
 from synthfs.plan.tree import LOWER_HALF, ROOT_INODE, Directory, File, Node, Tree, apart, directory, file_inode, walk
 
 
-def with_sessions(tree: Tree, sessions: Sessions) -> Tree:
-    """The same tree with all sessions in it, and with the inodes that discarded ones have left."""
+def with_sessions(tree: Tree, sessions: Sessions, disks: Iterable[Disk]) -> Tree:
+    """The same tree with all sessions in it, and with the inodes that discarded ones have left.
+
+    `disks` are all that there are backups of, also those whose files the tree does not show, or not yet.
+    """
     if not sessions.present and not sessions.generations:
         return tree
     places = [(tuple(session.path.split("/")), session) for session in sessions.present]
     editions = {session.edition for session in sessions.present}
-    disks = {node.edition: node.disk for _, node in walk(tree.root) if isinstance(node, File) and node.edition in editions}
-    root = _placed(tree.root, "", places, _World(sessions.generations, editions, disks))
+    backups = {node.edition: node.disk for _, node in walk(tree.root) if isinstance(node, File) and node.edition in editions}
+    there = {disk.edition: disk for disk in disks}
+    backups |= {one.edition: there[one.disk_edition] for one in sessions.present if one.disk_edition in there}
+    root = _placed(tree.root, "", places, _World(sessions.generations, editions, backups))
     taken = {ROOT_INODE, *(session.inode & LOWER_HALF for session in sessions.present)}
     return replace(tree, root=apart(root, taken))
 
@@ -45,6 +53,8 @@ class _World:
 def _placed(here: Directory, path: str, places: _Places, world: _World) -> Directory:
     mine = {_fold(names[0]): session for names, session in places if len(names) == 1}
     below = {_fold(names[0]): names[0] for names, _ in places if len(names) > 1}
+    files = [node for node in here.entries if isinstance(node, File) and node.edition]
+    taken = {name for node in files if (name := _fold(node.name)) in mine and mine[name].edition != node.edition}
     entries: list[Node] = []
     for node in here.entries:
         match node:
@@ -53,8 +63,10 @@ def _placed(here: Directory, path: str, places: _Places, world: _World) -> Direc
                 entries.append(_placed(node, f"{path}/{name}", _inside(name, places), world))
             case File() if node.edition in world.written:
                 pass  # shown below, at the place that its session remembers
+            case File() if node.edition and taken and _is_torn(node.name, taken):
+                pass
             case File() if node.edition:
-                entries.append(_shown(node, world.generations.get(node.edition, 0), _fold(node.name) in mine))
+                entries.append(_shown(node, world.generations.get(node.edition, 0), _fold(node.name) in taken))
             case _:
                 entries.append(node)
     for name in below.values():
@@ -75,6 +87,12 @@ def _shown(node: File, generation: int, name_is_taken: bool) -> File:
     stem, dot, suffix = node.name.rpartition(".")
     name = f"{stem}~{node.edition.hex()[:8]}{dot}{suffix}" if name_is_taken else node.name
     return replace(node, name=name, inode=file_inode(name, node.edition, generation))
+
+
+def _is_torn(name: str, taken: Set[str]) -> bool:
+    """Whether a file is one of two that name each other, and sessions of another edition have a name of theirs."""
+    other = beside(name)
+    return other is not None and not taken.isdisjoint((_fold(name), _fold(other)))
 
 
 def _file(session: Session, disk: Disk | None) -> File:
