@@ -118,9 +118,9 @@ class _Large:
             self._change()
 
     def _change(self) -> None:
-        """An image of each client is touched, as if it had been written to; that which is read is left alone."""
+        """An image of each client but the first is touched, as if it had been written to: that one's are read meanwhile."""
         self._touched += 1
-        for client in sorted(self.root.iterdir()):
+        for client in sorted(self.root.iterdir())[1:]:
             directories = sorted(client.iterdir())
             (raw,) = directories[1 + self._touched % (len(directories) - 1)].glob("*.raw")
             raw.touch()
