@@ -87,6 +87,9 @@ class TestFreezing:
         for client in ("pc-1", "pc-2", "mac"):
             freezer.backup(client, 2)
         assert freezer.counts("--client", "pc-*") == (2, 2, 0, 0)
+        done = freezer.sync("--client", "cp-*", check=False)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "'cp-*'" in done.stderr.splitlines()[-1]
         assert freezer.files() == [f"mac/{named(1)}", f"pc-1/{named(2)}", f"pc-2/{named(2)}"]
 
     def test_dry_run(self, freezer: Freezer) -> None:

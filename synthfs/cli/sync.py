@@ -12,10 +12,10 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Json, Store, err, hole_maps, look_at, print_json, printable, say, say_notes
+from synthfs.cli.common import Database, Json, Store, err, hole_maps, is_among, look_at, print_json, printable, say, say_notes
 from synthfs.cli.materialize import NOT_PROVEN
 from synthfs.engines.materialize import Reflink, prepare
-from synthfs.errors import SynthfsError, TargetError, UnsupportedError
+from synthfs.errors import NotFoundError, SynthfsError, TargetError, UnsupportedError
 from synthfs.host import state
 from synthfs.host.publish import free_share, settle, space_share
 from synthfs.plan import container
@@ -55,6 +55,9 @@ def sync(
         run = _Run(catalog, directory, record, form, share_free, dry_run)
         run.check_place()
         plan = run.plan(keep, client, prune_anyway)
+        clients = {disk.image.client for disk in catalog.disks} | {each.client for each in (*plan.gone, *plan.kept)}
+        if client != "*" and not any(is_among(name, client) for name in clients):
+            raise NotFoundError(f"neither {store} nor {to} has anything of a client {client!r}")
         for remark in plan.remarks:
             say(f"note: {remark}")
         run.carry_out(plan)
