@@ -130,7 +130,7 @@ main()
 
 
 class TestStdout:
-    @pytest.mark.parametrize("options", [("status",), ("status", "--json"), ("--help",)])
+    @pytest.mark.parametrize("options", [("--version",), ("status", "--json"), ("--help",)])
     def test_full(self, scope: Scope, options: tuple[str, ...]) -> None:
         """An answer that does not fit where it goes is one line, and no bug."""
         argv = ["sh", "-c", 'exec "$0" -m synthfs "$@" >/dev/full', sys.executable, *options]
