@@ -55,7 +55,8 @@ def sync(
         run = _Run(catalog, directory, record, form, share_free, dry_run)
         run.check_place()
         plan = run.plan(keep, client, prune_anyway)
-        clients = {disk.image.client for disk in catalog.disks} | {each.client for each in (*plan.gone, *plan.kept)}
+        clients = {disk.image.client for disk in catalog.disks}
+        clients |= {each.client for each in (*plan.gone, *plan.kept)} | {skipped.client for skipped in catalog.skipped}
         if client != "*" and not any(is_among(name, client) for name in clients):
             raise NotFoundError(f"neither {store} nor {to} has anything of a client {client!r}")
         for remark in plan.remarks:
