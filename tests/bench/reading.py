@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.floor import floor
 from bench.peers import Contestant, Pieces, peers
-from bench.rig import Rig, cpu_per, cpu_seconds, forget, is_warm, warm
+from bench.rig import Rig, cpu_per, cpu_seconds, forget, is_warm, read_ahead, warm
 from bench.row import OURS, Goal, Row
 from lab import MIB, Scope
 from makedisk import BASIC_DATA, OriginalDisk, Partition, make_disk
@@ -73,7 +74,8 @@ class Bench:
             Contestant(COPY, tuple(piece.whole for piece in disks), offset, tuple(piece.whole for piece in disks)),
         ]
         ours = [_ours(scope, store.root, name, raws, offset) for name in (OURS, UNPRIVILEGED)]
-        contestants = [*ours, *peers(rig, scope, disks, offset), *plain]
+        others = [*peers(rig, scope, disks, offset), *floor(rig, scope, count, disk.length, offset)]
+        contestants = [*ours, *others, *plain]
         for contestant in contestants:
             warm(scope, contestant.backing)
         (image,) = scope.directory.glob("*-xfs/xfs.img")
@@ -152,7 +154,7 @@ class Bench:
             contestant = self.by_name[name]
             forget(*(contestant.files if contestant.pids else ()), *contestant.backing, self.image)
 
-        where = self._each(self._rate)
+        where = self._each(self._rate, [contestant for contestant in self.by_name.values() if contestant.backing])
         goals = (Goal("at least", 0.9, (RAW,)),)
         return Row("cold backing file, sequential", "MiB/s", where, goals=goals, prepare=prepare)
 
@@ -219,6 +221,6 @@ def _ours(scope: Scope, store: Path, name: str, raws: list[Path], offset: int) -
 def _as_an_ordinary_user_has_it(target: Path) -> None:
     """Puts back what synthfs raises where it may: an ordinary user's mount has the kernel's defaults."""
     device = target.stat().st_dev
-    read_ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-    assert wait_until(lambda: read_ahead.read_text() == "1024\n", 5.0), "synthfs has not raised the read-ahead"
-    read_ahead.write_text("128")
+    file = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    assert wait_until(lambda: file.read_text() == "1024\n", 5.0), "synthfs has not raised the read-ahead"
+    read_ahead(target, 128)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.row import OURS, Result
+from bench.row import FLOOR, OURS, Result
 
 
 def figure(value: float) -> str:
@@ -25,20 +25,21 @@ def lines(row: dict[str, Any]) -> list[str]:
     for goal in row["goals"]:
         value = goal["value"]
         said = "nothing to compare with" if value is None else f"{value:.3g}: {'met' if goal['met'] else 'MISSED'}"
-        out.append(f"- asked: {goal['goal']}; {said}")
+        floor = "" if goal["floor"] is None else f" ({FLOOR}: {goal['floor']:.3g})"
+        out.append(f"- asked: {goal['goal']}; {said}{floor}")
     return [*out, *(f"- {note}" for note in row["notes"]), ""]
 
 
 def summary(document: dict[str, Any]) -> list[str]:
     """What was asked and what came out, a line each, of a whole run."""
-    out = ["| work | synthfs | asked | found | |", "|---|---|---|---|---|"]
+    out = [f"| work | synthfs | asked | found | | {FLOOR} |", "|---|---|---|---|---|---|"]
     for row in document["rows"]:
         ours = row["contestants"].get(OURS)
         shown = f"{figure(ours['median'])} {row['unit']}" if ours else ""
-        for goal in row["goals"] or [{"goal": "reported", "value": None, "met": None}]:
-            found = "" if goal["value"] is None else figure(goal["value"])
+        for goal in row["goals"] or [{"goal": "reported", "value": None, "met": None, "floor": None}]:
+            found, floor = ("" if goal[key] is None else figure(goal[key]) for key in ("value", "floor"))
             verdict = {True: "met", False: "missed", None: ""}[goal["met"]]
-            out.append(f"| {row['row']} | {shown} | {goal['goal']} | {found} | {verdict} |")
+            out.append(f"| {row['row']} | {shown} | {goal['goal']} | {found} | {verdict} | {floor} |")
     return out
 
 

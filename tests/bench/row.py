@@ -6,11 +6,14 @@ Not for: what is measured. Units: each row names its own; the ratio of two conte
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 OURS = "synthfs"
 """The contestant that goals bind; others of our own are named `synthfs, …` and shown beside it."""
+
+FLOOR = "FUSE itself"
+"""A server that does nothing (bench/floor): what it does not reach, nobody can."""
 
 _ATTEMPTS = 5
 """How often a figure is taken again that something disturbed."""
@@ -40,6 +43,10 @@ class Goal:
             return None
         best = (max if better == "high" else min)(others, key=statistics.median)
         return statistics.median(a / b for a, b in zip(mine, best, strict=True))
+
+    def floor(self, samples: Samples, better: Literal["high", "low"]) -> float | None:
+        """The same ratio for a server that does nothing, which nobody gets past; None where there is none to measure."""
+        return replace(self, of=self.of.replace(OURS, FLOOR)).value(samples, better) if self.against else None
 
     def is_met(self, value: float) -> bool:
         return value >= self.bound if self.how == "at least" else value <= self.bound
@@ -125,7 +132,13 @@ class Result:
                 for name, row in self.samples.items()
             },
             "goals": [
-                {"of": goal.of, "goal": str(goal), "value": value, "met": value is not None and goal.is_met(value)}
+                {
+                    "of": goal.of,
+                    "goal": str(goal),
+                    "value": value,
+                    "met": value is not None and goal.is_met(value),
+                    "floor": goal.floor(self.samples, self.better),
+                }
                 for goal, value in self.verdicts()
             ],
             "notes": self.notes,
