@@ -75,9 +75,10 @@ class TestManPages:
         found = options_of(scope)
         assert len(found) > 8
         assert set(pages) == {"synthfs", "mount.synthfs", *(f"synthfs-{verb}" for verb in found)}
-        overview = rendered(scope, pages["synthfs"])
+        overview, see_also = rendered(scope, pages["synthfs"]).partition("\nVERBS\n")[2].split("\nSEE ALSO\n")
         for verb, options in found.items():
             assert f"synthfs-{verb}(1)" in overview
+            assert f"synthfs-{verb}(1)" in see_also
             text = rendered(scope, pages[f"synthfs-{verb}"])
             assert "--help" in options
             assert {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)} == set()

@@ -10,7 +10,7 @@ verb knows is refused.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from synthfs.errors import FormatError, NotFoundError
@@ -22,10 +22,11 @@ Options = Mapping[str, Mapping[str, str]]
 """For each verb the long options, without their dashes, and the parameters that they set."""
 
 
-def load(named: str | None, options: Options) -> dict[str, dict[str, Any]]:
+def load(named: str | None, known: Callable[[], Options]) -> dict[str, dict[str, Any]]:
     """The settings of the file that was `named`, or of the usual one if it is there: for each verb, by parameter.
 
-    Raises NotFoundError where the named one is missing, FormatError where a file is no TOML or has what no verb knows.
+    `known` tells what there is to be set, and is asked only where there is a file. Raises NotFoundError where the named one is
+    missing, FormatError where a file is no TOML or has what no verb knows.
     """
     path = named or USUAL_PLACE
     if not os.path.exists(path):
@@ -37,6 +38,7 @@ def load(named: str | None, options: Options) -> dict[str, dict[str, Any]]:
             settings = tomllib.load(file)
     except (tomllib.TOMLDecodeError, OSError) as error:
         raise FormatError(f"{path} cannot be used: {error}") from error
+    options = known()
     return {verb: _translated(path, verb, table, options) for verb, table in settings.items()}
 
 
