@@ -5,7 +5,6 @@ A file that changed, shrank or vanished is a SourceError, never other bytes and 
 Not for: deciding which bytes are wanted (`engines/read`). Units: bytes.
 """
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -25,12 +24,6 @@ ZFS_MAGIC = 0x2FC12FC1
 PROMPT = 0.004
 """A read that takes less has not waited for a disk that turns, and holds nobody up for long."""
 
-LONG = 128 * 1024
-"""A request as long as this is the kernel's own read-ahead, for somebody who reads in sequence."""
-
-AHEAD = 8 * 1024 * 1024
-"""How much more of the file is asked for then: cold, a disk is read 1.1 to 1.4 times as fast as without asking."""
-
 RECENT = 1.0
 """For how long the last read tells what the next one is like."""
 
@@ -38,14 +31,13 @@ RECENT = 1.0
 class OpenSource:
     """A backup file held open. Its descriptor goes on working when the file is deleted underneath."""
 
-    __slots__ = ("_end", "_is_prompt", "_nowait", "fd", "source", "used")
+    __slots__ = ("_is_prompt", "_nowait", "fd", "source", "used")
 
     def __init__(self, source: Source) -> None:
         """Raises SourceError where the file at `source.path` is not there or not the one that `source` describes."""
         self.source = source
         self._nowait = True
         self._is_prompt = False
-        self._end = 0
         with _reported(source):
             self.fd = os.open(source.path, _FLAGS)
         try:
@@ -101,11 +93,6 @@ class OpenSource:
     def read(self, offset: int, into: memoryview) -> None:
         """Fills `into`, however long that takes. Raises SourceError where it cannot be filled."""
         began = time.monotonic()
-        if len(into) >= LONG and 0 <= offset - self._end <= AHEAD:
-            # Only a hint: what goes wrong here goes wrong below too, and is reported.
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(self.fd, offset, len(into) + AHEAD, os.POSIX_FADV_WILLNEED)
-        self._end = offset + len(into)
         done = 0
         while done < len(into):
             with _reported(self.source):
