@@ -1,23 +1,29 @@
 /* The least that a FUSE server can do: one file, `disk`, of zeroes, answered out of memory, which reads nothing at all.
  *
- *     floor LENGTH MOUNTPOINT          stays in the foreground
+ *     floor LENGTH MOUNTPOINT                  stays in the foreground
+ *     floor LENGTH MOUNTPOINT FILE SHIFT       answers with what FILE has SHIFT bytes further on, and checks nothing
  *
  * As fast as libfuse is: several threads, each with a descriptor of its own, no locks, no system call but for the answer.
  * What a reader of this file has to wait for is FUSE itself, so that no server on this machine can be faster.
  */
 
+#define _GNU_SOURCE
+
 #define FUSE_USE_VERSION 312
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { ROOT = FUSE_ROOT_ID, DISK, MOST = 1 << 20 };
 
-static off_t length;
-static char memory[MOST];
+static off_t length, shift;
+static int source = -1;
+static __thread char memory[MOST];
 
 static struct stat attributes(fuse_ino_t inode)
 {
@@ -70,7 +76,12 @@ static void on_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t off
 	(void)inode, (void)file;
 	if (size > MOST)
 		size = MOST;
-	fuse_reply_buf(request, memory, left < (off_t)size ? (size_t)left : size);
+	if (left < (off_t)size)
+		size = left;
+	if (source >= 0 && pread(source, memory, size, offset + shift) != (ssize_t)size)
+		fuse_reply_err(request, EIO);
+	else
+		fuse_reply_buf(request, memory, size);
 }
 
 static const struct fuse_lowlevel_ops operations = {
@@ -85,8 +96,13 @@ int main(int argc, char **argv)
 	struct fuse_session *session;
 	int failed = 1;
 
-	if (argc != 3 || (length = atoll(argv[1])) <= 0)
+	if ((argc != 3 && argc != 5) || (length = atoll(argv[1])) <= 0)
 		return 2;
+	if (argc == 5) {
+		shift = atoll(argv[4]);
+		if ((source = open(argv[3], O_RDONLY)) < 0)
+			return 1;
+	}
 	fuse_loop_cfg_set_clone_fd(loop, 1);
 	session = fuse_session_new(&options, &operations, sizeof(operations), NULL);
 	if (session && !fuse_set_signal_handlers(session)) {

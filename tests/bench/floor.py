@@ -3,6 +3,7 @@
 `floor.c` answers every read out of memory, in C, with libfuse's own threads. Where its figure and a goal are compared, the
 machine and the kernel are judged, and what is missing between it and synthfs is what synthfs could still gain.
 
+Where the backing file is cold, it reads it, with one `pread` and no check.
 Units: bytes. Not for: peers, which read the disk.
 """
 
@@ -12,7 +13,7 @@ from bench.peers import Contestant
 from bench.rig import Rig, read_ahead
 from bench.row import FLOOR
 from lab import Scope
-from processes import wait_until
+from processes import Argument, wait_until
 
 _SOURCE = Path(__file__).with_name("floor.c")
 
@@ -35,9 +36,9 @@ def build(rig: Rig, scope: Scope) -> Path | None:
     return server
 
 
-def serve(scope: Scope, server: Path, target: Path, length: int) -> tuple[Path, int]:
-    """Starts a server; its file, and its process."""
-    process = scope.start([server, str(length), target])
+def serve(scope: Scope, server: Path, target: Path, length: int, *source: Argument) -> tuple[Path, int]:
+    """Starts a server; its file, and its process. `source` is a file to read from, and how much further on in it."""
+    process = scope.start([server, str(length), target, *source])
     file = target / "disk"
     assert wait_until(file.exists, 10.0), scope.logs()[-1]
     read_ahead(target, 1024)

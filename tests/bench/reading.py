@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.floor import floor
+from bench.floor import build, floor, serve
 from bench.peers import Contestant, Pieces, peers
 from bench.rig import Rig, cpu_per, cpu_seconds, forget, is_warm, read_ahead, warm
-from bench.row import OURS, Goal, Row
+from bench.row import FLOOR, OURS, Goal, Row
 from lab import MIB, Scope
 from makedisk import BASIC_DATA, OriginalDisk, Partition, make_disk
 from makestore import Store
@@ -153,11 +153,18 @@ class Bench:
         self.scope.run(["losetup", "--direct-io=on", device])
         Path(f"/sys/block/{Path(device).name}/queue/read_ahead_kb").write_text("128")
 
+        contestants = {name: contestant for name, contestant in self.by_name.items() if name != FLOOR}
+        if server := build(self.rig, self.scope):
+            ours, raw = self.by_name[OURS], self.by_name[RAW]
+            source, length = raw.files[0], ours.files[0].stat().st_size
+            file, pid = serve(self.scope, server, self.scope.path("floor"), length, source, str(raw.offset - ours.offset))
+            contestants[FLOOR] = Contestant(FLOOR, (file,), ours.offset, (source,), (pid,))
+
         def prepare(name: str) -> None:
-            contestant = self.by_name[name]
+            contestant = contestants[name]
             forget(*(contestant.files if contestant.pids else ()), *contestant.backing, self.image)
 
-        where = self._each(self._rate, [contestant for contestant in self.by_name.values() if contestant.backing])
+        where = self._each(self._rate, [*contestants.values()])
         goals = (Goal("at least", 0.9, (RAW,)),)
         return Row("cold backing file, sequential", "MiB/s", where, goals=goals, prepare=prepare)
 
