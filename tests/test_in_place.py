@@ -1,5 +1,4 @@
 """Reading where the file system cannot tell whether a read would wait, as ZFS cannot: in place while that is prompt.
-And what is asked of a disk beyond what is read.
 
 Not for: ZFS itself (test_zfs, scripts/bench zfs). Units: bytes and seconds.
 """
@@ -100,19 +99,3 @@ def test_a_changed_file_is_an_error_here_too(device: Device, file: OpenSource) -
     Path(file.source.path).write_bytes(b"other bytes")
     with pytest.raises(SourceError):
         tried(file)
-
-
-def test_asks_ahead_of_who_reads_in_sequence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Long reads one after the other, a little skipped or not, have the disk fetch more; short or distant ones do not."""
-    path, length, mib = tmp_path / "image.raw", 64 << 20, 1 << 20
-    with path.open("wb") as made:
-        made.truncate(length)
-    found, asked = path.stat(), []
-    file = OpenSource(Source("x", str(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
-    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, length, advice: asked.append((offset, length, advice)))
-    for offset in (0, mib, 4 * mib, 40 * mib, 3 * mib):
-        file.read(offset, memoryview(bytearray(mib)))
-    for offset in (4 * mib, 4 * mib + 4096):
-        file.read(offset, memoryview(bytearray(4096)))
-    file.close()
-    assert asked == [(offset, mib + files.AHEAD, os.POSIX_FADV_WILLNEED) for offset in (0, mib, 4 * mib)]
