@@ -91,8 +91,10 @@ def use(root: Root, disk: OriginalDisk) -> None:
         root.run("test", "-s", f"/usr/share/{place}")
     root.run("grep", "-q", "ExecStart=/usr/bin/synthfs mount", "/usr/lib/systemd/system/synthfs@.service")
     assert root.run("dpkg", "--verify", "synthfs").stdout == ""
+    root.run("test", "-d", "/var/cache/synthfs")
     root.run("dpkg", *QUICKLY, "--purge", "synthfs")
-    assert root.run("ls", "/usr/lib/synthfs", check=False).returncode != 0
+    for place in ("/usr/lib/synthfs", "/var/cache/synthfs"):
+        assert root.run("ls", place, check=False).returncode != 0
 
 
 @pytest.fixture(scope="module")
