@@ -138,6 +138,7 @@ answer([refused.returncode, str(os.getpid()) in refused.stderr, still, forced.re
         target = writer.mount()
         assert "not written to" in failed(writer, "discard", target / Sample.C, code=NOT_FOUND)
         assert "not written to" in failed(writer, "discard", target / "README.txt", code=NOT_FOUND)
+        assert "no file of this mount" in failed(writer, "discard", target / "pc/nothing.vhd", code=NOT_FOUND)
         assert "no synthfs mount" in failed(writer, "discard", writer.sample.c.raw, code=NOT_FOUND)
         assert "no synthfs mount" in failed(writer, "sessions", writer.scratch, code=MOUNT)
 

@@ -97,7 +97,11 @@ answer([*found, held()])
         lines = scope.synthfs("status", env={"COLUMNS": "40"}).stdout.splitlines()
         assert [line for line in lines if str(target) in line and str(scope.server(target).pid) in line]
         assert [line for line in lines if str(dead) in line and "does not answer" in line]
-
+        # A store that was unmounted, say: the mount still answers, and what it shows cannot be read.
+        store.root.rename(store.root.with_name("elsewhere"))
+        said = scope.synthfs("status").stderr.splitlines()
+        assert [line for line in said if f"{store.root} is not there" in line and str(target) in line]
+        assert not [line for line in said if str(dead) in line]
 
     def test_mount_of_somebody_else(self, scope: Scope, stock: Stock) -> None:
         """A mount that does not let this user in is alive: nobody is told to clear it away."""

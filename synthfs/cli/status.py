@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from synthfs.cli.common import Json, print_json, print_table, printable, say
-from synthfs.host import mounts
+from synthfs.host import mounts, probe
 
 
 def status(as_json: Json = False) -> None:
@@ -26,6 +26,9 @@ def status(as_json: Json = False) -> None:
             state[0] = "not open to you" if facts["closed"] else "does not answer"
         table.add_row(printable(facts["mountpoint"]), printable(facts["store"]), *state)
     print_table(table)
+    for facts in found:
+        if facts["answers"] and not probe.answers(facts["store"]):
+            say(f"warning: {facts['store']} is not there; what {facts['mountpoint']} shows can be read again once it is back")
 
 
 def _facts(mount: mounts.Mount) -> dict[str, Any]:

@@ -56,5 +56,6 @@ def descriptor(disk_length: int, flat: str, unique_id: UUID) -> bytes:
     # All ones would say that there is no content.
     content_id = int.from_bytes(raw[:4], "big") & 0x7FFFFFFF
     sectors = disk_length // SECTOR
-    fields = {"content_id": content_id, "sectors": sectors, "flat": flat, "cylinders": sectors // (255 * 63), "uuid": uuid}
+    cylinders = max(1, sectors // (255 * 63))
+    fields = {"content_id": content_id, "sectors": sectors, "flat": flat, "cylinders": cylinders, "uuid": uuid}
     return _TEXT.format_map(fields).encode()

@@ -93,7 +93,8 @@ class Control:
         node = find(self._operations.tree, path)
         written = self._scratch.get(node.inode) if isinstance(node, File) else None
         if written is None:
-            raise NotFoundError(f"{path} is not written to; `synthfs sessions` lists what is")
+            what = "is no file of this mount" if node is None else "is not written to"
+            raise NotFoundError(f"{path} {what}; `synthfs sessions` lists those that were written to")
         if self._operations.is_ending(written):
             raise BusyError(f"{path} is being discarded or kept by somebody else")
         return written

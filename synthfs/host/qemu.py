@@ -108,8 +108,7 @@ class Machine:
         return answer
 
     def _last_words(self) -> str:
-        words = _last_line(self._log)
-        return f"{words}; --no-kvm does without the processor's virtualization" if self._accelerated else words
+        return _last_words(self._log, self._accelerated)
 
 
 @contextmanager
@@ -128,7 +127,7 @@ def machine(disk: str, length: int, hardware: Hardware, workshop: str) -> Iterat
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
-        with _connected(monitor, process, log) as connection:
+        with _connected(monitor, process, log, hardware.accelerated) as connection:
             yield Machine(process, connection, log, hardware.accelerated)
     finally:
         process.terminate()
@@ -185,7 +184,7 @@ def _uefi() -> tuple[str, str]:
 
 
 @contextmanager
-def _connected(path: str, process: "subprocess.Popen[bytes]", log: Path) -> Iterator[socket.socket]:
+def _connected(path: str, process: "subprocess.Popen[bytes]", log: Path, accelerated: bool) -> Iterator[socket.socket]:
     deadline = time.monotonic() + _START
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_START)
@@ -195,11 +194,12 @@ def _connected(path: str, process: "subprocess.Popen[bytes]", log: Path) -> Iter
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise SynthfsError(f"{PROGRAM} did not start: {_last_line(log)}") from None
+                    raise SynthfsError(f"{PROGRAM} did not start: {_last_words(log, accelerated)}") from None
                 time.sleep(0.05)
         yield connection
 
 
-def _last_line(log: Path) -> str:
+def _last_words(log: Path, accelerated: bool) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it does not say why"
+    words = lines[-1] if lines else "it does not say why"
+    return f"{words}; --no-kvm does without the processor's virtualization" if accelerated else words
