@@ -41,6 +41,8 @@ VERBS = {
 }
 """In the order in which help lists them: where each is, below `synthfs.cli`."""
 
+_STYLE: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
+
 
 class _Verbs(TyperGroup):
     """Imports a verb when it is asked for: to import all fourteen takes a fifth of what a command takes to start."""
@@ -61,7 +63,6 @@ def verb(name: str) -> Any:
     return typer.main.get_command(alone)
 
 
-_STYLE: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(cls=_Verbs, no_args_is_help=True, **_STYLE)
 
 
