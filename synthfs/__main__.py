@@ -1,6 +1,6 @@
 """What runs as `synthfs` and as `python -m synthfs`.
 
-Not for: what a failure looks like (`cli/main`), but for Ctrl-C while Python still reads the program, a third of a second long.
+Not for: what a failure looks like (`cli/main`), but for Ctrl-C while Python still reads the program.
 """
 
 import sys

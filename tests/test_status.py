@@ -97,7 +97,12 @@ answer([*found, held()])
         lines = scope.synthfs("status", env={"COLUMNS": "40"}).stdout.splitlines()
         assert [line for line in lines if str(target) in line and str(scope.server(target).pid) in line]
         assert [line for line in lines if str(dead) in line and "does not answer" in line]
-        # A store that was unmounted, say: the mount still answers, and what it shows cannot be read.
+        # The mount still answers when its store is gone. Of one that this user may not look at, nothing is said.
+        opened = scope.synthfs_mount(store.root, "--allow-other", "--mode", "0444")
+        store.root.parent.chmod(0o700)
+        done = scope.synthfs("status", user="nobody")
+        assert [line for line in done.stdout.splitlines() if str(opened) in line and str(scope.server(opened).pid) in line]
+        assert "is not there" not in done.stderr
         store.root.rename(store.root.with_name("elsewhere"))
         said = scope.synthfs("status").stderr.splitlines()
         assert [line for line in said if f"{store.root} is not there" in line and str(target) in line]

@@ -27,8 +27,8 @@ def status(as_json: Json = False) -> None:
         table.add_row(printable(facts["mountpoint"]), printable(facts["store"]), *state)
     print_table(table)
     for facts in found:
-        if facts["answers"] and not probe.answers(facts["store"]):
-            say(f"warning: {facts['store']} is not there; what {facts['mountpoint']} shows can be read again once it is back")
+        if facts["answers"] and probe.is_missing(facts["store"]):
+            say(f"warning: {facts['store']} is not there; what {facts['mountpoint']} shows cannot be opened until it is back")
 
 
 def _facts(mount: mounts.Mount) -> dict[str, Any]:

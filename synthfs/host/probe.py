@@ -23,14 +23,23 @@ def answers(path: str, limit: float = LIMIT) -> bool:
 
 def is_disconnected(path: str, limit: float = LIMIT) -> bool:
     """Whether `path` lies in a mount that nobody serves any more. One that is slow, stuck or not for us is none."""
-    ended = _run(("stat", "--format=%i", "--", path), limit)
-    return ended is not None and os.strerror(errno.ENOTCONN).encode() in ended[1]
+    return _fails(path, errno.ENOTCONN, limit)
 
 
 def is_denied(path: str, limit: float = LIMIT) -> bool:
     """Whether this user may not look at `path`."""
+    return _fails(path, errno.EACCES, limit)
+
+
+def is_missing(path: str, limit: float = LIMIT) -> bool:
+    """Whether there is nothing at `path`, which is not said of what this user may not look at."""
+    return _fails(path, errno.ENOENT, limit)
+
+
+def _fails(path: str, number: int, limit: float) -> bool:
+    """Whether `stat(path)` fails with the errno `number`."""
     ended = _run(("stat", "--format=%i", "--", path), limit)
-    return ended is not None and os.strerror(errno.EACCES).encode() in ended[1]
+    return ended is not None and os.strerror(number).encode() in ended[1]
 
 
 def _output(command: tuple[str, ...], limit: float) -> bytes | None:
