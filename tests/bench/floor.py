@@ -41,6 +41,6 @@ def serve(scope: Scope, server: Path, target: Path, length: int, *source: Argume
     process = scope.start([server, str(length), target, *source])
     file = target / "disk"
     assert wait_until(file.exists, 10.0), scope.logs()[-1]
-    read_ahead(target, 1024)
+    read_ahead(target).write_text("1024")
     return file, process.pid
 

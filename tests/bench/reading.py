@@ -5,7 +5,6 @@ itself has cached is dropped first, except where it is to be read again. `synthf
 user has it, with the kernel's own read-ahead. Units: bytes and seconds.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -230,7 +229,6 @@ def _ours(scope: Scope, store: Path, name: str, raws: list[Path], offset: int) -
 
 def _as_an_ordinary_user_has_it(target: Path) -> None:
     """Puts back what synthfs raises where it may: an ordinary user's mount has the kernel's defaults."""
-    device = target.stat().st_dev
-    file = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    file = read_ahead(target)
     assert wait_until(lambda: file.read_text() == "1024\n", 5.0), "synthfs has not raised the read-ahead"
-    read_ahead(target, 128)
+    file.write_text("128")

@@ -98,10 +98,10 @@ def _cached(scope: Scope, path: Path) -> float:
     return resident / path.stat().st_size
 
 
-def read_ahead(target: Path, kib: int) -> None:
-    """Sets how far a mount is read ahead, which the kernel puts back when the mount gives its first answer."""
+def read_ahead(target: Path) -> Path:
+    """The file that says how far a mount is read ahead, in KiB. The kernel resets it when the mount gives its first answer."""
     device = target.stat().st_dev
-    Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").write_text(str(kib))
+    return Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
