@@ -9,6 +9,7 @@
     kill:NAME:N:WHEN      SIGKILL `before` or `after` the Nth call of a function, by its dotted name
     slow-freeze           a first write finds its disk frozen after 3 seconds, and a writer waits for 1
     bug-grow              a tree that is grown after the first raises an exception that nobody expects
+    stuck-plan            the whole tree is not grown as long as the switch is there
     deaf-holes            what is known of holes is not told as long as the switch is there, and not waited for at first
     bug-freeze            a freeze raises an exception that nobody expects
     slow-end              takes 1.5 seconds between the unmount and its end
@@ -16,8 +17,9 @@
     late                  --daemon: takes 1.5 seconds to begin, and reports what it found itself to be after the fork
     never                 --daemon: mounts, but answers nothing; is waited for 2 seconds
 
-`bug`, `piece`, `sleep`, `slow-scan`, `kill`, `bug-grow` and the freezes show only while the file named by FAULT_SWITCH
-exists; `late` writes its report there. Not for: faults of a store; those need no other program. Units: bytes and seconds.
+`bug`, `piece`, `sleep`, `slow-scan`, `kill`, `bug-grow`, `stuck-plan` and the freezes show only while the file named by
+FAULT_SWITCH exists; `late` writes its report there. Not for: faults of a store; those need no other program. Units: bytes and
+seconds.
 """
 
 import atexit
@@ -206,9 +208,9 @@ def bug_freeze() -> None:
 
 
 def bug_grow() -> None:
-    from synthfs.fuse import mount
+    from synthfs.plan.tree import Gardener
 
-    grow: Call = vars(mount)["grow"]
+    grow: Call = Gardener.grow
     calls = itertools.count(1)
 
     def failing(*arguments: Any) -> Any:
@@ -216,7 +218,20 @@ def bug_grow() -> None:
             raise ZeroDivisionError("injected into grow")
         return grow(*arguments)
 
-    setattr(mount, "grow", failing)  # noqa: B010  # the module exports no such name for assigning
+    Gardener.grow = failing  # type: ignore[method-assign,assignment]
+
+
+def stuck_plan() -> None:
+    from synthfs.plan.tree import Gardener
+
+    grow: Call = Gardener.grow
+
+    def waits(*arguments: Any) -> Any:
+        while switched_on():
+            time.sleep(0.05)
+        return grow(*arguments)
+
+    Gardener.grow = waits  # type: ignore[method-assign,assignment]
 
 
 def deaf_holes() -> None:
@@ -300,6 +315,7 @@ FAULTS: dict[str, Call] = {
     "late": late,
     "never": never,
     "bug-grow": bug_grow,
+    "stuck-plan": stuck_plan,
     "deaf-holes": deaf_holes,
 }
 

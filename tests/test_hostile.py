@@ -172,12 +172,12 @@ HARMLESS: dict[str, bytes] = {
 # What `mount` does with a store before it serves is measured for one after another; new identities are made at open.
 MEASURE = """
 import resource
-from synthfs.plan.tree import File, grow, walk
+from synthfs.plan.tree import File, Gardener, walk
 from synthfs.survey import survey
 
 def plan(store):
     began = time.process_time()
-    files = [(path, node) for path, node in walk(grow(survey(store), "").root) if isinstance(node, File)]
+    files = [(path, node) for path, node in walk(Gardener().grow(survey(store)).root) if isinstance(node, File)]
     maps = [node.extent_map() for path, node in files if "new-identity" not in path]
     took = time.process_time() - began
     maps += [node.extent_map() for path, node in files if "new-identity" in path]

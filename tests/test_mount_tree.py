@@ -13,7 +13,7 @@ import pytest
 import need
 from lab import Lab, Scope
 from ledger import mounts_below
-from onmount import FOOTER, Sample, ask, end, start_server
+from onmount import FOOTER, Sample, ask, end, read_right, start_server
 from processes import Argument
 
 OWNER, GROUP = 4321, 8765
@@ -91,6 +91,35 @@ class TestStable:
         tree = ask(scope, LISTING, first)
         assert {"pc", Sample.C, Sample.D, Sample.RENEWED, "README.txt", ".synthfs/status.json"} < tree.keys()
         assert ask(scope, LISTING, second) == ask(scope, LISTING, other) == tree
+
+
+class TestSketch:
+    """A mount stands before all of its disks are planned."""
+
+    def test_serves_what_is_looked_at(self, scope: Scope, sample: Sample) -> None:
+        """A disk can be read while the others are being planned, and is the same file afterwards; the status waits for all."""
+        target, switch = scope.path("served"), scope.path() / "on"
+        switch.touch()
+        server, _ = start_server(scope, "stuck-plan", sample.root, target, switch)
+        source = """
+root, disk, switch = arguments
+directory, status = os.path.dirname(disk), root + '/.synthfs/status.json'
+def seen():
+    return [sorted(os.listdir(root)), sorted(os.listdir(directory)), os.stat(directory).st_ino, os.stat(disk).st_ino]
+def digest(file):
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+kept, before = open(disk, 'rb'), seen()
+bytes_before = digest(open(disk, 'rb'))
+looks = subprocess.Popen(['cat', status], stdout=subprocess.PIPE)
+time.sleep(0.3)
+waited = looks.poll() is None
+os.unlink(switch)
+told = json.loads(looks.communicate()[0])
+answer([seen() == before, digest(open(disk, 'rb')) == bytes_before == digest(kept), waited, told['disks']])
+"""
+        assert ask(scope, source, target, target / Sample.C, switch) == [True, True, True, 2]
+        assert read_right(scope, target / Sample.C, sample.disk)
+        assert end(server) == 0
 
 
 class TestAttributes:

@@ -25,7 +25,8 @@ from onmount import Sample
 from processes import run
 from synthfs.host import files
 from synthfs.model import Known, Seal, StoreFacts
-from synthfs.plan.tree import ROOT_INODE, Bed, File, Live, Tree, changes, grow, walk
+from synthfs.plan.catalog import Catalog
+from synthfs.plan.tree import ROOT_INODE, File, Gardener, Live, Tree, changes, walk
 from synthfs.survey import survey
 from synthfs.urbackup import remembered, storage
 from test_store import DAY, HEADER, only, put
@@ -342,22 +343,27 @@ def test_any_history_looks_the_same_with_and_without(
 ) -> None:
     """Backups come, grow, finish and go; after each round, facts, catalog and tree are those of somebody who knows nothing."""
     root = tmp_path_factory.mktemp("history")
-    facts, catalog, beds = storage.scan(str(root)), survey(str(root)), dict[str, Bed]()
-    tree = grow(catalog, beds=beds)
+    facts, catalog, gardener = storage.scan(str(root)), survey(str(root)), Gardener()
+    tree = gardener.grow(catalog)
     for events in rounds:
         for event in events:
             _happen(root, *event)
         facts = again(root, facts)
         catalog = survey(str(root), before=catalog)
-        assert catalog == survey(str(root))
-        before, tree = tree, grow(catalog, beds=beds)
+        other = survey(str(root))
+        assert (catalog, _offered(catalog)) == (other, _offered(other))
+        before, tree = tree, gardener.grow(catalog)
         old, new = _nodes(before), _nodes(tree)
-        assert new == _nodes(grow(survey(str(root))))
+        assert new == _nodes(Gardener().grow(other))
         # A name leads elsewhere if there is another inode behind it.
         elsewhere = {path for path in old.keys() | new.keys() if old.get(path, (0,))[0] != new.get(path, (0,))[0]}
         assert {(parent, name) for parent, name in changes(before, tree)} == {
             ((old | new).get(path.rpartition("/")[0], (ROOT_INODE,))[0], path.rpartition("/")[2]) for path in elsewhere
         }
+
+
+def _offered(catalog: Catalog) -> tuple[object, ...]:
+    return catalog.disks, catalog.parts, catalog.skipped, catalog.settling
 
 
 def _nodes(tree: Tree) -> dict[str, tuple[int, int | None]]:

@@ -32,8 +32,7 @@ def taken(letter: str = "C", day: int = 1, client: str = "pc", table: GptCopy = 
 
 def catalog(*images: ImageFacts, rows: Sequence[ImageFacts] = (), skipped: Iterable[Skipped] = ()) -> Catalog:
     facts = database(*map(row, (*images, *rows))) if rows else None
-    made = plan(store(*images), facts)
-    return replace(made, skipped=(*made.skipped, *skipped))
+    return plan(replace(store(*images), skipped=tuple(skipped)), facts)
 
 
 def frozen(*days: int, client: str = "pc", keep: int = 9) -> list[Frozen]:

@@ -1,19 +1,26 @@
-"""The tree that a mount shows: inodes that stay apart even for those who see half of them.
+"""The tree that a mount shows: inodes that stay apart even for those who see half of them, and the sketch that comes first.
 
 Not for: its names (test_hostile), a real mount of it (test_mount_tree).
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
 import pytest
 import trio
 
+from handmade import image, ntfs_boot, store
 from synthfs import identity
 from synthfs.errors import SourceError
+from synthfs.fuse.inodes import Inodes
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
 from synthfs.fuse.refresh import Refresher
-from synthfs.model import StoreFacts
+from synthfs.model import ImageFacts, StoreFacts
+from synthfs.plan import catalog as catalogs
 from synthfs.plan import tree
 from synthfs.plan.catalog import Catalog, plan
+from test_catalog import taken
 
 
 def test_inodes_whose_lower_halves_meet_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +39,7 @@ def test_inodes_whose_lower_halves_meet_are_told_apart(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(identity, "digest", remembered)
     catalog = plan(StoreFacts("/store", 0, 0, (), ()), None)
-    grown = tree.grow(catalog)
+    grown = tree.Gardener().grow(catalog)
     first, second = (node for _, node in tree.walk(grown.root) if not isinstance(node, tree.Live))
     assert first.inode & 0xFFFFFFFF == 7
     assert second.inode & 0xFFFFFFFF not in (7, tree.ROOT_INODE)
@@ -49,9 +56,130 @@ def test_catalog_that_no_tree_grows_of_is_not_kept() -> None:
             raise SourceError("no tree of that")
         return shown
 
-    shown = tree.grow(first)
+    shown = tree.Gardener().grow(first)
     operations = Operations(shown, Access(0, 0, 0o440), Metrics())
     refresher = Refresher(operations, lambda before: second, grow, Metrics(), 0.0, first)
     trio.run(refresher.refresh)
     trio.run(refresher.show)
     assert [catalog is second for catalog in asked] == [True, False]
+
+
+CLIENTS = ("desk", "laptop", "server")
+LIVE = [tree.Live("status.json", lambda: "{}")]
+
+
+def several(*more: ImageFacts) -> Catalog:
+    """What three clients offer, each with a C: and a D: of two days; `laptop` has the newest."""
+    images = [taken(letter, f"2603{day:02}-0201", client) for client in CLIENTS for day in (1, 2) for letter in "CD"]
+    newest = replace(images[5].raw, mtime_ns=images[5].raw.mtime_ns + 1)
+    return plan(store(*images[:5], replace(images[5], raw=newest), *images[6:], *more), None)
+
+
+def buds(root: tree.Directory) -> list[tree.Bud]:
+    return [node for node in root.entries if isinstance(node, tree.Bud)]
+
+
+def facts(nodes: Iterable[tree.Node]) -> list[tuple[str, int, int]]:
+    return [(node.name, node.inode, node.mtime_ns) for node in nodes if not isinstance(node, tree.Live)]
+
+
+def below(folder: tree.Directory) -> list[tuple[str, int, int]]:
+    return facts(node for _, node in tree.walk(folder))
+
+
+def places(folder: tree.Directory) -> Iterator[tuple[tuple[int, str], int]]:
+    """Every name below, with its directory's inode, and the inode that it leads to."""
+    for node in folder.entries:
+        if not isinstance(node, tree.Live):
+            yield (folder.inode, node.name), node.inode
+        if isinstance(node, tree.Directory):
+            yield from places(node)
+
+
+class TestSketch:
+    def test_is_the_tree_as_far_as_it_goes(self) -> None:
+        """The same names, inodes and times at the root, and in each folder once it is entered: nothing has to be told."""
+        catalog = several()
+        sketch, whole = tree.Gardener(live=LIVE).sketch(catalog, lambda: LIVE), tree.Gardener(live=LIVE).grow(catalog)
+        assert facts(sketch.root.entries) == facts(whole.root.entries)
+        assert [bud.name for bud in buds(sketch.root)] == [*CLIENTS, ".synthfs"]
+        for bud in buds(sketch.root):
+            grown = tree.find(whole, bud.name)
+            assert isinstance(grown, tree.Directory)
+            assert below(bud.unfolded()) == below(grown)
+        assert tree.changes(sketch, whole) == []
+
+    def test_plans_one_client_and_then_what_is_entered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The one with the newest image, for the README; the status takes nothing but what it is given."""
+        planned: list[str] = []
+        original = catalogs._offer
+
+        def noting(judged: tuple[catalogs.Judged, ...], unfinished: tuple[int, ...]) -> catalogs.Offer:
+            planned.append(judged[0].image.client)
+            return original(judged, unfinished)
+
+        monkeypatch.setattr(catalogs, "_offer", noting)
+        catalog = several()
+        desk, laptop, server, status = buds(tree.Gardener().sketch(catalog, lambda: LIVE).root)
+        assert planned == ["laptop"]
+        assert all(bud.unfolded().entries for bud in (server, status, laptop))
+        assert planned == ["laptop", "server"]
+        assert not catalog.is_empty
+        assert planned == ["laptop", "server", "desk"]
+        assert len(catalog.disks) == 12
+        assert desk.unfolded().entries
+        assert planned == ["laptop", "server", "desk"]
+
+    def test_with_a_client_whose_images_are_of_no_use(self) -> None:
+        """Its folder is there and empty, until the whole tree takes it away; that is told to the kernel."""
+        catalog = several(image("broken", "E", length=-512, boot=ntfs_boot(0)))
+        gardener = tree.Gardener()
+        sketch, whole = gardener.sketch(catalog, lambda: ()), gardener.grow(catalog)
+        (bud,) = (bud for bud in buds(sketch.root) if bud.name == "broken")
+        assert [node.name for _, node in tree.walk(bud.unfolded())] == ["new-identity"]
+        assert tree.find(whole, "broken") is None
+        assert tree.changes(sketch, whole) == [(tree.ROOT_INODE, "broken")]
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_whose_inodes_meet(self, order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever is entered first keeps its inodes; where the whole tree has others, it is told to the kernel."""
+        real = identity.inode
+        monkeypatch.setattr(identity, "inode", lambda seed: real(seed) & ~0xFFFFFFFF | real(seed) & 0x7F)
+        catalog = several()
+        gardener = tree.Gardener()
+        inodes = Inodes(gardener.sketch(catalog, lambda: ()))
+        for bud in buds(inodes.tree.root)[::order]:
+            assert inodes.children(bud.inode) is None
+            inodes.unfold(bud, bud.unfolded())
+            assert inodes.children(bud.inode) is not None
+        assert not buds(inodes.tree.root)
+        nodes = [node for _, node in tree.walk(inodes.tree.root) if not isinstance(node, tree.Live)]
+        assert len({node.inode & 0xFFFFFFFF for node in nodes} | {tree.ROOT_INODE}) == len(nodes) + 1
+        whole = gardener.grow(catalog)
+        before, after = (set(places(each.root)) for each in (inodes.tree, whole))
+        assert set(tree.changes(inodes.tree, whole)) == {place for place, _ in before ^ after}
+
+
+class TestUnfolding:
+    def test_is_for_the_tree_that_has_the_bud(self) -> None:
+        """One that comes late, after a whole tree took the sketch's place, changes nothing."""
+        catalog = several()
+        gardener = tree.Gardener()
+        inodes = Inodes(gardener.sketch(catalog, lambda: ()))
+        bud, *_ = buds(inodes.tree.root)
+        inodes.remember(bud)
+        whole = gardener.grow(catalog)
+        inodes.replace(whole)
+        inodes.unfold(bud, bud.unfolded())
+        assert inodes.tree is whole
+        assert inodes.node(bud.inode) is tree.find(whole, bud.name)
+
+    def test_of_a_client_that_is_gone(self) -> None:
+        """Its folder is one in which nothing is, for as long as the kernel remembers it."""
+        inodes = Inodes(tree.Gardener().sketch(several(), lambda: ()))
+        bud, *_ = buds(inodes.tree.root)
+        inodes.remember(bud)
+        inodes.replace(tree.Gardener().grow(plan(store(), None)))
+        assert inodes.children(bud.inode) == {}
+        inodes.forget(bud.inode, 1)
+        assert inodes.node(bud.inode) is None

@@ -32,7 +32,7 @@ from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Allocation
 from synthfs.plan import container
 from synthfs.plan.container import Format
-from synthfs.plan.tree import File, grow, walk
+from synthfs.plan.tree import File, Gardener, walk
 from synthfs.survey import survey
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -479,7 +479,7 @@ class TestOtherHoles:
         catalog = survey(f"{sample.root}")
         some = {source: Allocation(4096, ((0, MIB),)) for disk in catalog.disks for source in disk.sources}
         other = {source: Allocation(4096, ((0, source.size),)) for source in some}
-        tree = grow(catalog, formats=(form,), ask=some.get, at_open=other.get)
+        tree = Gardener([form], ask=some.get, at_open=other.get).grow(catalog)
         disks = [node for _, node in walk(tree.root) if isinstance(node, File) and node.disk]
         assert disks
         for file in disks:

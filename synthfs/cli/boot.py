@@ -24,7 +24,7 @@ from synthfs.formats import gpt
 from synthfs.host import qemu
 from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk
-from synthfs.plan.tree import NEW_IDENTITY, File, grow, walk
+from synthfs.plan.tree import NEW_IDENTITY, File, Gardener, walk
 
 _STEP = 0.5
 
@@ -133,7 +133,7 @@ def _firmware(disk: Disk) -> qemu.Firmware:
 def _mounted(disk: Disk, database: str | None, workshop: str) -> Iterator[str]:
     """The path of the disk, bare, in a mount that ends with the context."""
     store = disk.image.raw.path.removesuffix(disk.image.name)
-    tree = grow(look_at(store, database), formats=(Format.RAW,))
+    tree = Gardener([Format.RAW]).grow(look_at(store, database))
     files = ((path, node) for path, node in walk(tree.root) if isinstance(node, File) and node.disk)
     path = next((path for path, node in files if node.disk and node.disk.image.name == disk.image.name), None)
     if path is None:

@@ -25,7 +25,7 @@ from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format, suffixes
 from synthfs.plan.disk import Disk, volume_only
 from synthfs.plan.renew import new_identity
-from synthfs.plan.tree import NEW_IDENTITY, File, find, grow
+from synthfs.plan.tree import NEW_IDENTITY, File, Gardener, find
 from synthfs.survey import survey
 from synthfs.urbackup import remembered
 from synthfs.urbackup.storage import is_client, split_path
@@ -170,7 +170,7 @@ def _why_not(catalog: Catalog, name: str) -> str:
 
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
     # As raw images all disks are there, whatever holes they have; a name differs only by what the container adds to it.
-    tree = grow(look_at(mount.store, database), formats=(Format.RAW,))
+    tree = Gardener([Format.RAW]).grow(look_at(mount.store, database))
     node = find(tree, _stem(path) + Format.RAW.suffix)
     if isinstance(node, File) and node.disk:
         session = next((one for one in (mounts.status(mount) or {}).get("sessions", ()) if one["path"] == path), None)

@@ -23,7 +23,7 @@ from synthfs.host import background, files, mounts, probe
 from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
-from synthfs.plan.tree import README, Tree
+from synthfs.plan.tree import README
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def mount(
     database, log_file = (path and os.path.abspath(path) for path in (database, log_file))
     catalog = look_at(root, database)
     say_notes(catalog.notes)
-    if not catalog.disks:
+    if catalog.is_empty:
         why = unreadable(catalog) or "is it the right place, and mounted? `synthfs list --all` has reasons"
         say(f"warning: {root} has no disk to offer: {why}")
     if scratch:
@@ -106,7 +106,7 @@ def mount(
         logging.basicConfig(level=log_level.upper(), handlers=[handler])
         settings = Settings(place, Access(*access), allow_other, refresh, scratch, discard_after * _DAY, tuple(formats))
         serve_fuse(
-            catalog, lambda before: look_again(before, database), settings, lambda tree: _greet(tree, catalog, place, daemon)
+            catalog, lambda before: look_again(before, database), settings, lambda: _greet(catalog, place, daemon)
         )
         return 0
 
@@ -235,7 +235,7 @@ def _log_handler(file: str | None, daemon: bool) -> logging.Handler:
     return handler
 
 
-def _greet(tree: Tree, catalog: Catalog, place: str, daemon: bool) -> None:
+def _greet(catalog: Catalog, place: str, daemon: bool) -> None:
     for skipped in catalog.skipped:
         log.info("not offered: %s: %s", skipped.name, skipped.reason)
     if not daemon:

@@ -8,8 +8,12 @@ Not for: asynchronous anything; all of it runs on the event loop. Names are byte
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
-from synthfs.plan.tree import ROOT_INODE, Directory, File, Live, Node, Tree
+from synthfs.plan.tree import ROOT_INODE, Bud, Directory, File, Live, Node, Tree
+
+Known = File | Directory | Bud
+"""What has an inode of its own for as long as the kernel knows it."""
 
 
 class Inodes:
@@ -17,19 +21,29 @@ class Inodes:
 
     def __init__(self, tree: Tree) -> None:
         self._known: dict[int, int] = {}
-        self._nodes: dict[int, File | Directory] = {}
-        self._old: dict[int, File | Directory] = {}
+        self._nodes: dict[int, Known] = {}
+        self._old: dict[int, Known] = {}
         self.replace(tree)
 
     def replace(self, tree: Tree) -> None:
         """Makes `tree` the present one."""
-        nodes: dict[int, File | Directory] = {}
-        children: dict[int, Mapping[bytes, Node]] = {}
+        nodes: dict[int, Known] = {}
+        children: dict[int, dict[bytes, Node]] = {}
         parents: dict[int, int] = {}
         _index(tree.root, ROOT_INODE, nodes, children, parents)
         gone = {inode: node for inode, node in self._nodes.items() if inode in self._known and inode not in nodes}
         self.tree, self._nodes, self._children, self._parents = tree, nodes, children, parents
         self._old = {inode: node for inode, node in (self._old | gone).items() if inode not in nodes}
+
+    def unfold(self, bud: Bud, directory: Directory) -> None:
+        """Puts `directory` where `bud` is in the present tree, if it is."""
+        if self.is_present(bud):
+            root = self.tree.root
+            entries = tuple(directory if node is bud else node for node in root.entries)
+            self.tree = replace(self.tree, root=replace(root, entries=entries))
+            self._nodes[ROOT_INODE] = self.tree.root
+            self._children[ROOT_INODE][os.fsencode(directory.name)] = directory
+            _index(directory, ROOT_INODE, self._nodes, self._children, self._parents)
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -39,10 +53,10 @@ class Inodes:
         """The length of all files of the present tree, in blocks of 4 KiB."""
         return sum(-(-node.length // 4096) for node in self._nodes.values() if isinstance(node, File))
 
-    def node(self, inode: int) -> File | Directory | None:
+    def node(self, inode: int) -> Known | None:
         return self._nodes.get(inode) or self._old.get(inode)
 
-    def is_present(self, node: File | Directory) -> bool:
+    def is_present(self, node: Known) -> bool:
         """Whether `node` is what the present tree has under its inode."""
         return self._nodes.get(node.inode) is node
 
@@ -50,12 +64,12 @@ class Inodes:
         return self._parents.get(inode, ROOT_INODE)
 
     def children(self, inode: int) -> Mapping[bytes, Node] | None:
-        """What is in a directory of the present tree; nothing in one that is gone; None for what is no directory."""
+        """What is in a directory of the present tree; nothing in one that is gone; None for what is no directory, or a bud."""
         if (found := self._children.get(inode)) is not None:
             return found
-        return {} if isinstance(self._old.get(inode), Directory) else None
+        return {} if isinstance(self._old.get(inode), Directory | Bud) else None
 
-    def remember(self, node: File | Directory) -> None:
+    def remember(self, node: Known) -> None:
         """The kernel is told of `node` once more."""
         self._known[node.inode] = self._known.get(node.inode, 0) + 1
         if node.inode not in self._nodes:
@@ -74,8 +88,8 @@ class Inodes:
 def _index(
     directory: Directory,
     parent: int,
-    nodes: dict[int, File | Directory],
-    children: dict[int, Mapping[bytes, Node]],
+    nodes: dict[int, Known],
+    children: dict[int, dict[bytes, Node]],
     parents: dict[int, int],
 ) -> None:
     nodes[directory.inode] = directory

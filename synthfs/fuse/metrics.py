@@ -1,6 +1,7 @@
 """What a mount counts about itself, and the same as Prometheus text.
 
-Counted on the event loop only, so that a plain `+=` will do. Not for: deciding anything by it. Units: bytes, seconds.
+Counted on the event loop only, so that a plain `+=` will do; what is shown is noted by the thread that grew it. Not for:
+deciding anything by it. Units: bytes, seconds.
 Source: Prometheus' text exposition format 0.0.4.
 """
 

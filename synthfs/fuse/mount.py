@@ -14,9 +14,11 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from threading import Lock
 
 import pyfuse3
 import trio
@@ -29,7 +31,7 @@ from synthfs.fuse.control import Control, facts
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations
 from synthfs.fuse.polling import look_before_sleeping
-from synthfs.fuse.refresh import Refresher, count
+from synthfs.fuse.refresh import Refresher
 from synthfs.fuse.supervision import Supervision
 from synthfs.fuse.writing import WritableOperations
 from synthfs.host import holes
@@ -38,7 +40,7 @@ from synthfs.host.mounts import encode_source, raise_read_ahead, users_may_allow
 from synthfs.model import STATUS, Allocation
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
-from synthfs.plan.tree import METRICS, Bed, Live, Tree, grow
+from synthfs.plan.tree import METRICS, Gardener, Live, Tree
 from synthfs.plan.written import with_sessions
 
 log = logging.getLogger(__name__)
@@ -80,12 +82,12 @@ def serve(
     catalog: Catalog,
     survey: Callable[[Catalog], Catalog],
     settings: Settings,
-    mounted: Callable[[Tree], None] = lambda tree: None,
+    mounted: Callable[[], None] = lambda: None,
 ) -> None:
     """Mounts what `catalog` offers, later what `survey` makes of the last one, and returns when the mount has ended.
 
-    SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once the mount stands. Raises MountError where it
-    cannot be made.
+    SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once the mount shows everything. Raises MountError
+    where it cannot be made.
     """
     _allow_many_open_files()
     sys.setswitchinterval(_SWITCH)
@@ -97,21 +99,8 @@ def serve(
         listener = stack.enter_context(listening(scratch.fd)) if scratch else None
         live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
 
-        last: list[tuple[Catalog, Tree]] = []
-        beds: dict[str, Bed] = {}
-        until = time.monotonic() + _AT_FIRST
-
-        def ask(source: Source) -> Allocation | None:
-            return holes.known(source) if last or time.monotonic() < until else None
-
-        def grown(catalog: Catalog) -> Tree:
-            if not last or last[0][1].pending or last[0][0].machines != catalog.machines:
-                last[:] = [(catalog, grow(catalog, live, settings.formats, ask, beds, holes.gather))]
-            tree = last[0][1]
-            return with_sessions(tree, scratch.facts(), catalog.disks) if scratch else tree
-
-        tree = grown(catalog)
-        count(metrics, catalog, tree)
+        trees = _Trees(settings.formats, live, scratch, metrics)
+        tree = trees.first(catalog)
         operations = (
             WritableOperations(tree, settings.access, metrics, scratch)
             if scratch
@@ -126,13 +115,50 @@ def serve(
         look_before_sleeping()
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
         reloaded = supervision.reloaded
-        refresher = Refresher(operations, survey, grown, metrics, settings.interval, catalog, reloaded, holes.gather)
+        refresher = Refresher(operations, survey, trees.grow, metrics, settings.interval, catalog, reloaded, holes.gather)
         control = (
             Control(operations, refresher, listener, settings.max_age)
             if isinstance(operations, WritableOperations) and listener
             else None
         )
-        trio.run(_main, operations, refresher, supervision, control, settings.mountpoint, lambda: mounted(tree))
+        trio.run(_main, operations, refresher, supervision, control, settings.mountpoint, mounted)
+
+
+class _Trees:
+    """The trees of one mount. Whichever thread asks for one, it is grown once."""
+
+    def __init__(self, formats: Sequence[Format], live: Sequence[Live], scratch: Scratch | None, metrics: Metrics) -> None:
+        self._live = live
+        self._scratch = scratch
+        self._metrics = metrics
+        self._gardener = Gardener(formats, live, self._ask, holes.gather)
+        self._growing = Lock()
+        self._last: tuple[Catalog, Tree] | None = None
+        self._until = time.monotonic() + _AT_FIRST
+
+    def first(self, catalog: Catalog) -> Tree:
+        """What is shown while the mount begins to stand."""
+
+        def live() -> Sequence[Live]:
+            self.grow(catalog)  # they tell how many disks there are
+            return self._live
+
+        # A session may be of any disk: where there can be one, all disks are planned first.
+        return self.grow(catalog) if self._scratch else self._gardener.sketch(catalog, live)
+
+    def grow(self, catalog: Catalog) -> Tree:
+        """All that there is to show, which is noted in the metrics."""
+        with self._growing:
+            if not self._last or self._last[1].pending or self._last[0].machines != catalog.machines:
+                self._last = catalog, self._gardener.grow(catalog)
+            tree = self._last[1]
+        self._metrics.disks = len(catalog.disks)
+        self._metrics.pending = tree.pending
+        self._metrics.skipped = dict(Counter(skipped.kind for skipped in catalog.skipped))
+        return with_sessions(tree, self._scratch.facts(), catalog.disks) if self._scratch else tree
+
+    def _ask(self, source: Source) -> Allocation | None:
+        return holes.known(source) if self._last or time.monotonic() < self._until else None
 
 
 def _options(store: str, settings: Settings) -> set[str]:
@@ -153,11 +179,10 @@ async def _main(
         await nursery.start(_obey_signals, refresher, supervision)
         if control:
             await nursery.start(control.run)
-        nursery.start_soon(refresher.run)
+        nursery.start_soon(_refresh, refresher, mounted)
         nursery.start_soon(_keep_house, operations)
         nursery.start_soon(supervision.run)
         nursery.start_soon(_read_far_ahead, operations, mountpoint)
-        mounted()
         await pyfuse3.main()
         supervision.stopping()
         nursery.cancel_scope.cancel()
@@ -173,6 +198,12 @@ async def _obey_signals(refresher: Refresher, supervision: Supervision, task_sta
             else:
                 log.info("ending on %s", signal.Signals(number).name)
                 pyfuse3.terminate()
+
+
+async def _refresh(refresher: Refresher, mounted: Callable[[], None]) -> None:
+    if await refresher.complete():
+        mounted()
+    await refresher.run()
 
 
 async def _read_far_ahead(operations: Operations, mountpoint: str) -> None:

@@ -30,10 +30,10 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 
 from synthfs.engines.read import Reader
 from synthfs.errors import FullError, SynthfsError
-from synthfs.fuse.inodes import Inodes
+from synthfs.fuse.inodes import Inodes, Known
 from synthfs.fuse.metrics import Metrics
 from synthfs.host.scratch import ScratchFile
-from synthfs.plan.tree import Directory, File, Live, Node, Tree
+from synthfs.plan.tree import Bud, File, Live, Node, Tree
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Operations(pyfuse3.Operations):
             return self._told(self._node(parent_inode))
         if name == b"..":
             return self._told(self._node(self._inodes.parent(parent_inode)))
-        node = self._directory(parent_inode).get(name)
+        node = (await self._directory(parent_inode)).get(name)
         if node is None:
             # An answer without an inode is one that the kernel remembers, and Samba asks for much that is not there.
             nothing = EntryAttributes()
@@ -161,8 +161,9 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        children = await self._directory(inode)
         number = next(self._numbers)
-        self._listings[number] = list(self._directory(inode).items())
+        self._listings[number] = [*children.items()]
         return FileHandleT(number)
 
     @handler
@@ -182,7 +183,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         node = self._node(inode)
-        if isinstance(node, Directory):
+        if not isinstance(node, File):
             raise FUSEError(errno.EISDIR)
         self._check_flags(node, flags)
         shared = await self._acquire(node)
@@ -291,18 +292,21 @@ class Operations(pyfuse3.Operations):
         shared = self._readers.get(file.inode)
         return shared if shared and shared.file.disk == file.disk else None
 
-    def _node(self, inode: int) -> File | Directory:
+    def _node(self, inode: int) -> Known:
         if node := self._inodes.node(inode):
             return node
         raise FUSEError(errno.ESTALE)
 
-    def _directory(self, inode: int) -> Mapping[bytes, Node]:
-        children = self._inodes.children(inode)
-        if children is None:
-            raise FUSEError(errno.ENOTDIR)
+    async def _directory(self, inode: int) -> Mapping[bytes, Node]:
+        """What is in a directory. Who looks into a bud before anybody else waits for what is in that one."""
+        while (children := self._inodes.children(inode)) is None:
+            bud = self._node(inode)
+            if not isinstance(bud, Bud):
+                raise FUSEError(errno.ENOTDIR)
+            self._inodes.unfold(bud, await trio.to_thread.run_sync(bud.unfolded))
         return children
 
-    def _rendered(self, node: Node) -> File | Directory:
+    def _rendered(self, node: Node) -> Known:
         return node.rendered(self._inodes.tree.root.mtime_ns) if isinstance(node, Live) else node
 
     def _told(self, node: Node) -> EntryAttributes:
@@ -311,20 +315,20 @@ class Operations(pyfuse3.Operations):
         self._inodes.remember(shown)
         return self._attributes(shown)
 
-    def _attributes(self, node: File | Directory) -> EntryAttributes:
+    def _attributes(self, node: Known) -> EntryAttributes:
         result = EntryAttributes()
         result.st_ino = InodeT(node.inode)
         # What was made for one look, and what a listing begun before a refresh still holds, is not to be kept.
         result.entry_timeout = result.attr_timeout = FOREVER if self._inodes.is_present(node) else 0.0
         result.st_uid, result.st_gid = self._access.owner, self._access.group
         result.st_atime_ns = result.st_mtime_ns = result.st_ctime_ns = node.mtime_ns
-        if isinstance(node, Directory):
-            result.st_mode = pyfuse3.ModeT(stat.S_IFDIR | self._access.directory_mode)
-            result.st_nlink = 2
-        else:
+        if isinstance(node, File):
             result.st_mode = pyfuse3.ModeT(stat.S_IFREG | self._access.mode)
             result.st_nlink = 1
             result.st_size = node.length
             # All of it allocated: no server may take the file for a sparse one, which Windows would not attach.
             result.st_blocks = -(-node.length // 512)
+        else:
+            result.st_mode = pyfuse3.ModeT(stat.S_IFDIR | self._access.directory_mode)
+            result.st_nlink = 2
         return result

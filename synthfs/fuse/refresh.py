@@ -1,5 +1,6 @@
 """Keeps a mount's tree up to date with its store, while it is served.
 
+    a sketch was mounted ─► plan the rest, in a thread ─► the same as below
     interval or SIGHUP ─► scan and plan, in a thread ─► swap the tree, on the event loop ─► notify the kernel, in a thread
     files that wait for hole maps ─► gather some of those, in a thread ─► the same
 
@@ -18,7 +19,6 @@ import contextlib
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,7 +87,7 @@ class Refresher:
                 next_scan = trio.current_time() + (self._interval or float("inf"))
             elif wanting:
                 await trio.to_thread.run_sync(self._gather_some, wanting)
-                await self._show_found()
+                await self.complete()
             # Asked for again meanwhile: then it is not done yet.
             if asked and not self._wanted.is_set():
                 self._done()
@@ -97,7 +97,7 @@ class Refresher:
         began = time.monotonic()
         try:
             catalog = await trio.to_thread.run_sync(self._look)
-            tree = await self.show(catalog)
+            await self.show(catalog)
         except SynthfsError as error:
             self._metrics.failed_refreshes += 1
             self._operations.report(error)
@@ -106,18 +106,19 @@ class Refresher:
             self._metrics.failed_refreshes += 1
             log.exception("bug in a refresh, please report it")
             return
-        count(self._metrics, catalog, tree)
         self._given_up.clear()
         self._metrics.refreshes += 1
         self._metrics.refresh_seconds = time.monotonic() - began
 
-    async def _show_found(self) -> None:
-        """Shows what waited for the hole maps that were gathered."""
+    async def complete(self) -> bool:
+        """Shows what is known by now of the catalog that is shown. Returns whether that went well."""
         try:
-            count(self._metrics, self._catalog, await self.show())
+            await self.show()
         except Exception:  # it would end the mount for everybody
             self._metrics.failed_refreshes += 1
             log.exception("bug in a refresh, please report it")
+            return False
+        return True
 
     async def show(self, catalog: Catalog | None = None) -> Tree:
         """Shows the tree of `catalog`, or of the last one where it is only the sessions that changed."""
@@ -170,13 +171,6 @@ def _let_go(parts: list[Any]) -> None:
     """Frees what is not needed any more, part by part: all at once would be one step of the interpreter, of 15 ms."""
     while parts:
         parts.pop()
-
-
-def count(metrics: Metrics, catalog: Catalog, tree: Tree) -> None:
-    """Notes what the mount shows now, and what it does not."""
-    metrics.disks = len(catalog.disks)
-    metrics.pending = tree.pending
-    metrics.skipped = dict(Counter(skipped.kind for skipped in catalog.skipped))
 
 
 def _notify(changed: Sequence[tuple[int, str]]) -> None:

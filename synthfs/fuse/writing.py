@@ -30,11 +30,12 @@ from synthfs.engines.read import Reader
 from synthfs.engines.session import Scratch, Written
 from synthfs.errors import SourceError, SynthfsError
 from synthfs.extents import ExtentMap
+from synthfs.fuse.inodes import Known
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations, Shared, handler
 from synthfs.host.scratch import ScratchFile
 from synthfs.model import Session
-from synthfs.plan.tree import Directory, File, Tree, walk
+from synthfs.plan.tree import File, Tree, walk
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class WritableOperations(Operations):
         if fields.update_mode or fields.update_uid or fields.update_gid:
             raise FUSEError(errno.EPERM)
         if fields.update_size:
-            if isinstance(node, Directory):
+            if not isinstance(node, File):
                 raise FUSEError(errno.EISDIR)
             if attr.st_size != self._length(node):
                 await self._resize(node, attr.st_size)
@@ -210,9 +211,9 @@ class WritableOperations(Operations):
         written = self.scratch.get(file.inode)
         return written.file.length if written else file.length
 
-    def _attributes(self, node: File | Directory) -> EntryAttributes:
+    def _attributes(self, node: Known) -> EntryAttributes:
         result = super()._attributes(node)
-        if isinstance(node, Directory) or not node.edition:
+        if not isinstance(node, File) or not node.edition:
             result.st_mode = ModeT(result.st_mode & _READ_ONLY)
         elif written := self.scratch.get(node.inode):
             # Kept as long as others: the kernel forgets by itself what its own writes change, and there are no other writes.

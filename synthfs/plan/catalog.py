@@ -8,8 +8,9 @@ puts them at the same place. Of those, one whose place is beyond doubt goes befo
     2. was taken in the same snapshot group (equal `backuptime`),
     3. lies nearest in time, before or after: volumes of one run are imaged one after another.
 
-Machines have nothing to do with each other: each is planned by itself, and one about which nothing new is known stays as
-it was planned before. In a store that is looked at every minute, that is nearly all of them.
+Machines have nothing to do with each other: each is planned by itself, when somebody first asks what it offers, and one about
+which nothing new is known stays as it was. In a store that is looked at every minute, that is nearly all of them; and of
+10,000 images that a mount begins to show, nobody has to wait for more than those of the machine that he looks at.
 
 Not for: single disks (`plan/disk`), completeness (`plan/complete`). Times in seconds.
 """
@@ -17,6 +18,7 @@ Not for: single disks (`plan/disk`), completeness (`plan/complete`). Times in se
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from synthfs.errors import FormatError
@@ -44,37 +46,71 @@ class Judged(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """What one client has to offer, and all that this was worked out from: its images, and when its other images began
-    that UrBackup calls incomplete.
-    """
+class Offer:
+    """What one machine has to offer, in the order of time, and its images that are not offered."""
 
-    judged: tuple[Judged, ...]
-    unfinished: tuple[int, ...]
     disks: tuple[Disk, ...]
     parts: tuple[Part, ...]
     skipped: tuple[Skipped, ...]
     settling: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class Machine:
+    """The images of one client, and when its other images began that UrBackup calls incomplete."""
+
+    judged: tuple[Judged, ...]
+    unfinished: tuple[int, ...]
+
+    def offer(self) -> Offer:
+        """What follows from both: worked out at the first call, and kept. Any thread may ask."""
+        # No `cached_property`: before Python 3.12, whoever asked one machine would wait for all that are being asked.
+        if (offer := self.__dict__.get("_offer")) is None:
+            offer = self.__dict__["_offer"] = _offer(self.judged, self.unfinished)
+        return offer
+
+    @property
+    def newest_ns(self) -> int | None:
+        """When the newest image was made that is complete, in nanoseconds since 1970 UTC; None where there is none."""
+        return max((image.raw.mtime_ns for image, _, verdict in self.judged if verdict.offered), default=None)
+
+
+@dataclass(frozen=True)
 class Catalog:
     """What a store has to offer, by client and time; `skipped` is everything else, with reasons.
 
     `database` is the path of the one that had its say, None where none had, and `rows` are the images that it knows.
-    `settling` are images of C: whose SYSVOL or ESP UrBackup has not recorded as complete yet, as it will in a moment.
-    `machines` is the same by client, for the next plan.
+    `machines` are the clients. What is gathered from all of them is worked out at the first look, and kept.
     """
 
     store: StoreFacts
     database: str | None
-    disks: tuple[Disk, ...]
-    parts: tuple[Part, ...]
-    skipped: tuple[Skipped, ...]
     notes: tuple[Note, ...]
-    rows: frozenset[str] = frozenset()
-    settling: tuple[str, ...] = ()
-    machines: Mapping[str, Machine] = field(default_factory=dict, repr=False, compare=False)
+    rows: frozenset[str]
+    machines: Mapping[str, Machine] = field(repr=False)
+
+    @cached_property
+    def disks(self) -> tuple[Disk, ...]:
+        return tuple(disk for machine in self.machines.values() for disk in machine.offer().disks)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(part for machine in self.machines.values() for part in machine.offer().parts)
+
+    @cached_property
+    def skipped(self) -> tuple[Skipped, ...]:
+        skipped = [*self.store.skipped, *(each for machine in self.machines.values() for each in machine.offer().skipped)]
+        return tuple(sorted(skipped, key=lambda each: (each.client, each.name)))
+
+    @cached_property
+    def settling(self) -> tuple[str, ...]:
+        """Images of C: whose SYSVOL or ESP UrBackup has not recorded as complete yet, as it will in a moment."""
+        return tuple(name for machine in self.machines.values() for name in machine.offer().settling)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no disk. It takes no more than the first machine that has one."""
+        return not any(machine.offer().disks for machine in self.machines.values())
 
 
 def plan(
@@ -93,22 +129,12 @@ def plan(
     for client in sorted(judged):
         basis = tuple(judged[client]), tuple(unfinished.get(client, ()))
         known = before.machines.get(client) if before else None
-        machines[client] = known if known and (known.judged, known.unfinished) == basis else _plan_machine(*basis)
-    skipped = [*store.skipped, *(each for machine in machines.values() for each in machine.skipped)]
-    return Catalog(
-        store,
-        database.path if database else None,
-        tuple(disk for machine in machines.values() for disk in machine.disks),
-        tuple(part for machine in machines.values() for part in machine.parts),
-        tuple(sorted(skipped, key=lambda each: (each.client, each.name))),
-        notes,
-        frozenset(database.rows) if database else frozenset(),
-        tuple(name for machine in machines.values() for name in machine.settling),
-        machines,
-    )
+        machines[client] = known if known and (known.judged, known.unfinished) == basis else Machine(*basis)
+    rows = frozenset(database.rows) if database else frozenset[str]()
+    return Catalog(store, database.path if database else None, notes, rows, machines)
 
 
-def _plan_machine(judged: tuple[Judged, ...], unfinished: tuple[int, ...]) -> Machine:
+def _offer(judged: tuple[Judged, ...], unfinished: tuple[int, ...]) -> Offer:
     # What it remembers is of use within one machine, and large.
     planner = Planner()
     volumes: list[_Dated] = []
@@ -133,9 +159,7 @@ def _plan_machine(judged: tuple[Judged, ...], unfinished: tuple[int, ...]) -> Ma
             parts.append(Part(dated.volume.image, disk_id))
         else:
             disks.append(assemble(dated.volume, dict(shelf.siblings(dated))))
-    return Machine(
-        judged,
-        unfinished,
+    return Offer(
         tuple(sorted(disks, key=lambda disk: _order(disk.image))),
         tuple(sorted(parts, key=lambda part: _order(part.image))),
         tuple(skipped),

@@ -8,10 +8,12 @@
 A disk has a file for each format that the mount was asked for; what does not fit into one of them is shown as a VHDX. A
 format that leaves out what is empty appears once it is known where its sources have holes.
 
-A tree is immutable; a changed store gives a new one. A file's inode derives from its disk's edition, so a file whose bytes
-would differ is another file. Samba makes its file ids of the lower half of an inode where a share begins above the mount,
-so that even those halves differ within a tree. Everything in a node is constant: Samba's durable handles and Windows'
-caches rest on it.
+A tree is immutable; a changed store gives a new one. The first one of a mount is a sketch, in no time also for 10,000 images:
+what is in a client's folder is worked out when somebody looks into it, until the whole tree takes the sketch's place.
+
+A file's inode derives from its disk's edition, so a file whose bytes would differ is another file. Samba makes its file ids of
+the lower half of an inode where a share begins above the mount, so that even those halves differ within a tree. Everything in
+a node is constant: Samba's durable handles and Windows' caches rest on it.
 
 Not for: FUSE (`fuse/`). Units: bytes; times in nanoseconds since 1970 UTC.
 """
@@ -68,6 +70,20 @@ class Directory:
 
 
 @dataclass(frozen=True, slots=True)
+class Bud:
+    """A directory of which nobody has worked out yet what is in it; see `unfolded`."""
+
+    name: str
+    inode: int
+    mtime_ns: int
+    entries: Callable[[], Iterable["Node"]] = field(repr=False)
+
+    def unfolded(self) -> Directory:
+        """The same directory with all that is in it: a matter of milliseconds, or longer. Any thread may ask."""
+        return Directory(self.name, self.inode, self.mtime_ns, tuple(self.entries()))
+
+
+@dataclass(frozen=True, slots=True)
 class Live:
     """A text that is made anew at each look-up. What was made then is a `File` of its own: see `rendered`."""
 
@@ -78,7 +94,7 @@ class Live:
         return text_file(self.name, self.text(), mtime_ns)
 
 
-Node = File | Directory | Live
+Node = File | Directory | Bud | Live
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,54 +111,95 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """What was worked out for the disks of one client: `folder` is the client's, None while one of its files waits."""
+    """The folder of one client, and what it was grown from. For each of the files that wait, `waiting` has their disk."""
 
     machine: Machine
     outlines: Mapping[tuple[bytes, Format], Outline]
-    folder: Directory | None
+    folder: Directory
+    waiting: Sequence[Disk]
 
 
-def grow(
-    catalog: Catalog,
-    live: Iterable[Live] = (),
-    formats: Sequence[Format] = (Format.VHD,),
-    ask: Ask = lambda source: None,
-    beds: dict[str, Bed] | None = None,
-    at_open: Ask | None = None,
-) -> Tree:
-    """The tree of all disks of `catalog` in each of `formats`; `live` are the files of `.synthfs`.
+class Gardener:
+    """Grows one tree after another, each disk in each of `formats`; `live` are the files of `.synthfs`.
 
     `ask` tells where a source has data, as far as that is known; `at_open` tells it, however long that takes, to whoever opens
-    a file. `beds` remembers what was worked out for an earlier tree of the same formats.
+    a file. What was worked out for an earlier tree is remembered: it spares work and changes nothing.
     """
-    known: Mapping[str, Bed] = beds or {}
-    machines = {client: machine for client, machine in catalog.machines.items() if machine.disks}
-    names = windows_names({client: client for client in machines}, taken=(STATUS_DIRECTORY, README))
-    grown: dict[str, Bed] = {}
-    waiting: list[Disk] = []
-    clients: list[Directory] = []
-    for client, machine in machines.items():
-        bed = known.get(client)
-        if bed and bed.machine is machine and bed.folder and bed.folder.name == names[client]:
-            grown[client], folder = bed, bed.folder
-        else:
-            shown, missing = _shown(machine, formats, ask, bed.outlines if bed else {})
-            folder = _client(names[client], shown, at_open or ask)
-            outlines = {(each.disk.edition, outline.form): outline for each in shown for outline in each.outlines}
-            grown[client] = Bed(machine, outlines, None if missing else folder)
-            waiting += missing
-        clients.append(folder)
-    if beds is not None:
-        beds.clear()
-        beds.update(grown)
-    newest = max((client.mtime_ns for client in clients), default=0)
-    status_directory = directory(STATUS_DIRECTORY, live, newest, STATUS_DIRECTORY)
-    text = text_file(README, readme(_newest_disk(clients)), newest)
-    entries: tuple[Node, ...] = (*clients, status_directory, text)
-    root = apart(Directory("", ROOT_INODE, newest, entries), {ROOT_INODE})
-    waiting.sort(key=lambda disk: disk.image.raw.mtime_ns, reverse=True)
-    wanting = dict.fromkeys(source for disk in waiting for source in disk.sources if ask(source) is None)
-    return Tree(root, tuple(wanting), len(waiting))
+
+    def __init__(
+        self,
+        formats: Sequence[Format] = (Format.VHD,),
+        live: Sequence[Live] = (),
+        ask: Ask = lambda source: None,
+        at_open: Ask | None = None,
+    ) -> None:
+        self._formats = formats
+        self._live = live
+        self._ask = ask
+        self._at_open = at_open or ask
+        self._beds: dict[str, Bed] = {}
+
+    def grow(self, catalog: Catalog) -> Tree:
+        """The tree of all disks of `catalog`."""
+        machines = {client: machine for client, machine in catalog.machines.items() if machine.offer().disks}
+        names = _names(machines)
+        self._beds = {client: self._bed(names[client], client, machine) for client, machine in machines.items()}
+        folders = [bed.folder for bed in self._beds.values()]
+        waiting = [disk for bed in self._beds.values() for disk in bed.waiting]
+        waiting.sort(key=lambda disk: disk.image.raw.mtime_ns, reverse=True)
+        wanting = dict.fromkeys(source for disk in waiting for source in disk.sources if self._ask(source) is None)
+        newest = max((folder.mtime_ns for folder in folders), default=0)
+        status = directory(STATUS_DIRECTORY, self._live, newest, STATUS_DIRECTORY)
+        return Tree(_root((*folders, status), self._newest_file(names, machines), newest), tuple(wanting), len(waiting))
+
+    def sketch(self, catalog: Catalog, live: Callable[[], Iterable[Live]]) -> Tree:
+        """The same tree as far as it takes no planning. `live` is called when somebody looks into `.synthfs`.
+
+        The folder of a client none of whose complete images is of use is in it as well, empty.
+        """
+        machines = {client: machine for client, machine in catalog.machines.items() if machine.newest_ns is not None}
+        names = _names(machines)
+        taken: set[int] = set()
+
+        def entries(client: str) -> Iterable[Node]:
+            return apart(self._bed(names[client], client, machines[client]).folder, taken).entries
+
+        buds = [_bud(names[client], _newest(machine), partial(entries, client)) for client, machine in machines.items()]
+        newest = max((bud.mtime_ns for bud in buds), default=0)
+        status = _bud(STATUS_DIRECTORY, newest, live)
+        root = _root((*buds, status), self._newest_file(names, machines), newest)
+        taken |= {node.inode & LOWER_HALF for node in root.entries if not isinstance(node, Live)} | {ROOT_INODE}
+        return Tree(root)
+
+    def _bed(self, name: str, client: str, machine: Machine) -> Bed:
+        known = self._beds.get(client)
+        if known and known.machine is machine and not known.waiting and known.folder.name == name:
+            return known
+        shown, waiting = _shown(machine, self._formats, self._ask, known.outlines if known else {})
+        outlines = {(each.disk.edition, outline.form): outline for each in shown for outline in each.outlines}
+        bed = self._beds[client] = Bed(machine, outlines, _client(name, _newest(machine), shown, self._at_open), waiting)
+        return bed
+
+    def _newest_file(self, names: Mapping[str, str], machines: Mapping[str, Machine]) -> str | None:
+        """The path of the newest disk of the client that has the newest image, or of the next one that has a disk."""
+        for client, machine in sorted(machines.items(), key=lambda each: _newest(each[1]), reverse=True):
+            files = [node for node in self._bed(names[client], client, machine).folder.entries if isinstance(node, File)]
+            if files:
+                return f"{names[client]}/{max(files, key=lambda file: file.mtime_ns).name}"
+        return None
+
+
+def _names(clients: Iterable[str]) -> dict[str, str]:
+    return windows_names({client: client for client in clients}, taken=(STATUS_DIRECTORY, README))
+
+
+def _newest(machine: Machine) -> int:
+    return machine.newest_ns or 0
+
+
+def _root(folders: Iterable[Node], newest_file: str | None, mtime_ns: int) -> Directory:
+    text = text_file(README, readme(newest_file), mtime_ns)
+    return apart(Directory("", ROOT_INODE, mtime_ns, (*folders, text)), {ROOT_INODE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +216,13 @@ def _shown(
     """The disks of a machine with what is shown of them, and for each file that has to wait its disk."""
     shown: list[_Shown] = []
     waiting: list[Disk] = []
-    for disk in machine.disks:
+    for disk in machine.offer().disks:
         forms = dict.fromkeys(container.fitting(disk, form) for form in formats)
         outlines = (known.get((disk.edition, form)) or container.outline(disk, form, ask) for form in forms)
         found = [outline for outline in outlines if outline]
         shown.append(_Shown(disk, found))
         waiting += [disk] * (len(forms) - len(found))
     return shown, waiting
-
-
-def _newest_disk(clients: Iterable[Directory]) -> str | None:
-    """The path of the newest disk that is shown."""
-    files = ((client, node) for client in clients for node in client.entries if isinstance(node, File))
-    found = max(files, key=lambda each: each[1].mtime_ns, default=None)
-    return f"{found[0].name}/{found[1].name}" if found else None
 
 
 def apart(directory: Directory, taken: set[int]) -> Directory:
@@ -195,8 +245,7 @@ def apart(directory: Directory, taken: set[int]) -> Directory:
     return directory if is_same else replace(directory, entries=tuple(entries))
 
 
-def _client(name: str, shown: list[_Shown], ask: Ask) -> Directory:
-    newest = max(each.disk.image.raw.mtime_ns for each in shown)
+def _client(name: str, newest: int, shown: list[_Shown], ask: Ask) -> Directory:
     stems = windows_names({each.disk.image.name: each.disk.image.stem for each in shown}, taken=(NEW_IDENTITY,))
     named = [(stems[each.disk.image.name], each) for each in shown]
     plain = [file for stem, each in named for file in _plain(stem, each, ask)]
@@ -205,7 +254,16 @@ def _client(name: str, shown: list[_Shown], ask: Ask) -> Directory:
 
 
 def directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> Directory:
-    return Directory(name, identity.inode(identity.digest("directory", path)), mtime_ns, tuple(entries))
+    return Directory(name, _directory_inode(path), mtime_ns, tuple(entries))
+
+
+def _bud(name: str, mtime_ns: int, entries: Callable[[], Iterable[Node]]) -> Bud:
+    """A directory right below the root."""
+    return Bud(name, _directory_inode(name), mtime_ns, entries)
+
+
+def _directory_inode(path: str) -> int:
+    return identity.inode(identity.digest("directory", path))
 
 
 def _plain(stem: str, shown: _Shown, ask: Ask) -> Iterator[File]:
@@ -243,9 +301,13 @@ def text_file(name: str, text: str, mtime_ns: int) -> File:
 
 
 def changes(old: Tree, new: Tree) -> list[tuple[int, str]]:
-    """Every name that leads elsewhere in `new` than in `old`, or is in one of them alone, with its directory's inode."""
+    """Every name that leads elsewhere in `new` than in `old`, or is in one of them alone, with its directory's inode.
+
+    What a bud of `old` would have unfolded to is not among them: nobody has seen it.
+    """
     same = {id(each) for each in _directories(old.root)} & {id(each) for each in _directories(new.root)}
-    before, after = (_by_place(tree.root, same) for tree in (old, new))
+    unseen = {node.inode for node in old.root.entries if isinstance(node, Bud)}
+    before, after = (_by_place(tree.root, same, unseen) for tree in (old, new))
     return [place for place in before.keys() | after.keys() if before.get(place) != after.get(place)]
 
 
@@ -256,14 +318,16 @@ def _directories(directory: Directory) -> Iterator[Directory]:
             yield from _directories(node)
 
 
-def _by_place(directory: Directory, same: Set[int]) -> dict[tuple[int, str], int]:
-    """The inode behind each (directory's inode, name), but for what is in directories that are in both trees (`same`)."""
+def _by_place(directory: Directory, same: Set[int], unseen: Set[int]) -> dict[tuple[int, str], int]:
+    """The inode behind each (directory's inode, name), but for what is in directories that are in both trees (`same`, by
+    identity) or that nobody has seen (`unseen`, by inode).
+    """
     found: dict[tuple[int, str], int] = {}
-    for node in () if id(directory) in same else directory.entries:
+    for node in () if id(directory) in same or directory.inode in unseen else directory.entries:
         if not isinstance(node, Live):
             found[directory.inode, node.name] = node.inode
         if isinstance(node, Directory):
-            found |= _by_place(node, same)
+            found |= _by_place(node, same, unseen)
     return found
 
 
