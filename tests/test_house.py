@@ -101,6 +101,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     # -- 5 front door
     "synthfs.cli": (5, WORLD),
     "synthfs.cli.config": (5, WORLD),
+    "synthfs.cli.terminal": (5, WORLD),
     "synthfs.cli.common": (5, WORLD),
     "synthfs.cli.describe": (5, WORLD),
     "synthfs.cli.doctor": (5, WORLD),

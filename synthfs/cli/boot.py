@@ -18,7 +18,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from synthfs.cli import mount as mount_verb
-from synthfs.cli.common import Database, Image, Json, err, find_disk, look_at, print_json, say, say_notes
+from synthfs.cli.common import Database, Image, Json, find_disk, look_at, print_json, say, say_notes
+from synthfs.cli.terminal import err
 from synthfs.errors import NotFoundError, TargetError
 from synthfs.formats import gpt
 from synthfs.host import qemu

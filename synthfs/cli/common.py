@@ -7,15 +7,12 @@ import json
 import os
 import re
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from synthfs.errors import NotFoundError
 from synthfs.host import collector, holes, mounts
@@ -29,13 +26,6 @@ from synthfs.plan.tree import NEW_IDENTITY, File, Gardener, find
 from synthfs.survey import survey
 from synthfs.urbackup import remembered
 from synthfs.urbackup.storage import is_client, split_path
-
-# Names come from the backed-up machines: nothing in them is markup.
-out = Console(highlight=False, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, markup=False, emoji=False)
-
-_WIDEST = 1 << 16
-"""Columns: more than two paths and some numbers can take."""
 
 _TAG = re.compile(r"~[0-9a-f]{8}(?=\.[^./]*$)")
 """What a disk has behind its name while a session has that name (`plan/written`)."""
@@ -70,16 +60,21 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True))
 
 
-def print_table(table: Table) -> None:
-    """Each row on one line, however narrow the terminal: names are there to be searched for and to be copied."""
-    wanted = Measurement.get(out, out.options.update(max_width=_WIDEST), table).maximum
-    wide = Console(highlight=False, markup=False, emoji=False, width=max(out.width, wanted))
-    wide.print(table, crop=False, soft_wrap=False)
+@contextmanager
+def _busy(text: str) -> Iterator[None]:
+    """A sign of life on a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from synthfs.cli.terminal import spinning
+
+    with spinning(printable(text)):
+        yield
 
 
 def look_at(store: str, database: str | None) -> Catalog:
-    """The catalog of `store`, with a sign of life on a terminal: the first look at a large store takes seconds."""
-    with err.status(Text(f"looking at {printable(store)}"), spinner="line") if sys.stderr.isatty() else nullcontext():
+    """The catalog of `store`; the first look at a large one takes seconds."""
+    with _busy(f"looking at {store}"):
         cache = _cache(store)
         with collector.paused():
             known = remembered.unpack(cache.load())
@@ -145,7 +140,7 @@ def hole_maps(disk: Disk, form: Format) -> Ask:
     """Where the sources of `disk` have data, found out now if `form` rests on it. Raises SourceError where that fails."""
     if not form.is_sparse:
         return lambda source: None
-    with err.status("looking for holes", spinner="line") if sys.stderr.isatty() else nullcontext():
+    with _busy("looking for holes"):
         return {source: holes.gather(source) for source in disk.sources}.get
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from synthfs import samba
-from synthfs.cli.common import Database, Json, Store, look_at, out, print_json, unreadable
+from synthfs.cli.common import Database, Json, Store, look_at, print_json, unreadable
+from synthfs.cli.terminal import out
 from synthfs.engines.materialize import can_share_into
 from synthfs.errors import NotFoundError, ShareError, SourceError, TargetError
 from synthfs.host import hooks, mounts

@@ -5,21 +5,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from synthfs.cli.common import (
-    Database,
-    Json,
-    Store,
-    is_among,
-    look_at,
-    out,
-    print_json,
-    print_table,
-    printable,
-    say,
-    say_notes,
-    unreadable,
-)
+from synthfs.cli.common import Database, Json, Store, is_among, look_at, print_json, printable, say, say_notes, unreadable
 from synthfs.cli.describe import Facts, catalog_facts
+from synthfs.cli.terminal import out, print_table
 from synthfs.errors import NotFoundError
 from synthfs.units import human
 

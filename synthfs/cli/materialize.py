@@ -10,20 +10,9 @@ from typing import Annotated, Any, assert_never
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import (
-    Database,
-    Image,
-    Json,
-    VolumeOnly,
-    err,
-    find_disk,
-    hole_maps,
-    print_json,
-    printable,
-    say,
-    say_notes,
-)
+from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, hole_maps, print_json, printable, say, say_notes
 from synthfs.cli.describe import note_facts
+from synthfs.cli.terminal import err
 from synthfs.engines.materialize import Prepared, Reflink, prepare
 from synthfs.errors import TargetError
 from synthfs.plan import container

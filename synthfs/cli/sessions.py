@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from synthfs.cli.common import Json, print_json, print_table, printable, say
+from synthfs.cli.common import Json, print_json, printable, say
 from synthfs.cli.describe import iso
 from synthfs.cli.materialize import check_place, freeze, target
+from synthfs.cli.terminal import print_table
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.engines.session import source
 from synthfs.errors import MountError, NotFoundError, SynthfsError, TargetError

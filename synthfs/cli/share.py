@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from synthfs import samba
-from synthfs.cli.common import Json, out, print_json
+from synthfs.cli.common import Json, print_json
+from synthfs.cli.terminal import out
 from synthfs.errors import MountError
 from synthfs.host import mounts
 from synthfs.samba import Finding

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from synthfs.cli import picture
-from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, hole_maps, out, print_json, printable
+from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, hole_maps, print_json, printable
 from synthfs.cli.describe import Facts, data_of, disk_facts, extent_facts, table_facts
 from synthfs.cli.picture import Cell
+from synthfs.cli.terminal import out
 from synthfs.plan import container
 from synthfs.plan.container import Format
 from synthfs.units import human

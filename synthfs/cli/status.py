@@ -4,7 +4,8 @@ from typing import Any
 
 from rich.table import Table
 
-from synthfs.cli.common import Json, print_json, print_table, printable, say
+from synthfs.cli.common import Json, print_json, printable, say
+from synthfs.cli.terminal import print_table
 from synthfs.host import mounts, probe
 
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Json, Store, err, hole_maps, is_among, look_at, print_json, printable, say, say_notes
+from synthfs.cli.common import Database, Json, Store, hole_maps, is_among, look_at, print_json, printable, say, say_notes
 from synthfs.cli.materialize import NOT_PROVEN
+from synthfs.cli.terminal import err
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.errors import NotFoundError, SynthfsError, TargetError, UnsupportedError
 from synthfs.host import state

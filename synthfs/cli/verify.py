@@ -16,20 +16,9 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from synthfs.cli.common import (
-    Database,
-    Json,
-    VolumeOnly,
-    err,
-    find_disk,
-    hole_maps,
-    look_at,
-    out,
-    printable,
-    say_notes,
-    unreadable,
-)
+from synthfs.cli.common import Database, Json, VolumeOnly, find_disk, hole_maps, look_at, printable, say_notes, unreadable
 from synthfs.cli.findings import Audit, check_file, check_image, check_tables
+from synthfs.cli.terminal import err, out
 from synthfs.engines.crew import Crew
 from synthfs.engines.verify import EVERYTHING, Sample
 from synthfs.errors import DiffersError, FormatError, NotFoundError, SourceError, SynthfsError, UncheckedError, UnsupportedError

@@ -13,6 +13,9 @@ from synthfs.errors import MountError
 
 LIMIT = 30.0
 
+_PAUSE = 0.005
+"""Between looks whether the server is ready; half of it is waited for nothing, and a look takes 0.3 ms of a processor."""
+
 
 def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float = LIMIT) -> int:
     """Forks a child that runs `serve` and exits with what it returns. Returns the child's id once `is_ready()`.
@@ -35,7 +38,7 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
                 raise MountError(_last_words(report) or "the mount process ended without saying why")
             if is_ready():
                 return child
-            time.sleep(0.02)
+            time.sleep(_PAUSE)
         raise MountError(f"the mount did not answer within {limit:.0f} seconds; its process was ended")
     except BaseException:  # Ctrl-C among them
         if child:
