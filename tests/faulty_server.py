@@ -8,7 +8,7 @@
     slow-scan             a scan of the store takes 3 seconds longer
     kill:NAME:N:WHEN      SIGKILL `before` or `after` the Nth call of a function, by its dotted name
     slow-freeze           a first write finds its disk frozen after 3 seconds, and a writer waits for 1
-    bug-grow              a tree that is grown after the first raises an exception that nobody expects
+    bug-grow:N            a tree that is grown after the first N raises an exception that nobody expects
     stuck-plan            the whole tree is not grown as long as the switch is there
     deaf-holes            what is known of holes is not told as long as the switch is there, and not waited for at first
     bug-freeze            a freeze raises an exception that nobody expects
@@ -207,14 +207,14 @@ def bug_freeze() -> None:
     Scratch.begin = failing  # type: ignore[method-assign,assignment]
 
 
-def bug_grow() -> None:
-    from synthfs.plan.tree import Gardener
+def bug_grow(unharmed: str) -> None:
+    from synthfs.plan.garden import Gardener
 
     grow: Call = Gardener.grow
     calls = itertools.count(1)
 
     def failing(*arguments: Any) -> Any:
-        if next(calls) > 1 and switched_on():
+        if next(calls) > int(unharmed) and switched_on():
             raise ZeroDivisionError("injected into grow")
         return grow(*arguments)
 
@@ -222,7 +222,7 @@ def bug_grow() -> None:
 
 
 def stuck_plan() -> None:
-    from synthfs.plan.tree import Gardener
+    from synthfs.plan.garden import Gardener
 
     grow: Call = Gardener.grow
 

@@ -172,7 +172,8 @@ HARMLESS: dict[str, bytes] = {
 # What `mount` does with a store before it serves is measured for one after another; new identities are made at open.
 MEASURE = """
 import resource
-from synthfs.plan.tree import File, Gardener, walk
+from synthfs.plan.garden import Gardener
+from synthfs.plan.tree import File, walk
 from synthfs.survey import survey
 
 def plan(store):

@@ -69,6 +69,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.plan.names": (2, PURE),
     "synthfs.plan.readme": (2, PURE),
     "synthfs.plan.tree": (2, PURE),
+    "synthfs.plan.garden": (2, PURE),
     "synthfs.plan.written": (2, PURE),
     "synthfs.plan.recipe": (2, PURE),
     "synthfs.plan.parts": (2, PURE),

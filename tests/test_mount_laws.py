@@ -18,6 +18,7 @@ from lab import Lab, Scope
 from makeimage import HEADER
 from onmount import FOOTER, Sample, ask, end, read_right, start_server
 from processes import Argument, wait_until
+from stock import STATUS
 
 MIB = 1 << 20
 IS_THERE = "answer(os.path.exists(arguments[0]))"
@@ -74,12 +75,28 @@ class TestBugs:
         """Where hole maps were gathered and the tree fails to grow, the mount serves what it has, and the rest later."""
         target, switch = scope.path("served"), scope.path() / "on"
         switch.touch()
-        server, log = start_server(scope, "bug-grow", sample.root, target, switch, ("--format", "vhd", "--format", "vhdx"))
+        server, log = start_server(scope, "bug-grow:1", sample.root, target, switch, ("--format", "vhd", "--format", "vhdx"))
         assert wait_until(lambda: "injected into" in log.read_text(), 10.0)
         switch.unlink()
         assert read_right(scope, target / sample.C, sample.disk)
         server.send_signal(signal.SIGHUP)
         assert wait_until(lambda: ask(scope, IS_THERE, target / f"{sample.C}x"), 10.0)
+        assert end(server) == 0
+
+
+    def test_in_planning_what_nobody_has_looked_at(self, scope: Scope, sample: Sample) -> None:
+        """Where the first whole tree fails, disks are served all the same, status tells, and a scan makes it good."""
+        target, switch = scope.path("served"), scope.path() / "on"
+        switch.touch()
+        server, log = start_server(scope, "bug-grow:0", sample.root, target, switch)
+        assert wait_until(lambda: "injected into" in log.read_text(), 10.0)
+        assert read_right(scope, target / sample.C, sample.disk)
+        told = "answer([json.load(open(arguments[0]))[name] for name in ('disks', 'failed_refreshes', 'refreshes')])"
+        assert ask(scope, told, target / STATUS) == [0, 1, 0]
+        switch.unlink()
+        server.send_signal(signal.SIGHUP)
+        assert wait_until(lambda: ask(scope, told, target / STATUS) == [2, 1, 1], 10.0)
+        assert read_right(scope, target / sample.C, sample.disk)
         assert end(server) == 0
 
 

@@ -121,6 +121,18 @@ answer([seen() == before, digest(open(disk, 'rb')) == bytes_before == digest(kep
         assert read_right(scope, target / Sample.C, sample.disk)
         assert end(server) == 0
 
+    def test_says_that_it_is_one(self, scope: Scope, sample: Sample) -> None:
+        """Where planning takes longer than anybody should wait, a look at the status fails rather than telling half of it."""
+        target, switch = scope.path("served"), scope.path() / "on"
+        switch.touch()
+        server, log = start_server(scope, "stuck-plan", sample.root, target, switch)
+        status = target / ".synthfs/status.json"
+        assert ask(scope, "answer(failure(open, arguments[0]))", status) == "EIO"
+        assert "still being planned" in log.read_text()
+        switch.unlink()
+        assert ask(scope, "answer(json.load(open(arguments[0]))['disks'])", status) == 2
+        assert end(server) == 0
+
 
 class TestAttributes:
     def test_stat(self, scope: Scope, sample: Sample) -> None:

@@ -26,7 +26,8 @@ from processes import run
 from synthfs.host import files
 from synthfs.model import Known, Seal, StoreFacts
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.tree import ROOT_INODE, File, Gardener, Live, Tree, changes, walk
+from synthfs.plan.garden import Gardener
+from synthfs.plan.tree import ROOT_INODE, File, Live, Tree, changes, walk
 from synthfs.survey import survey
 from synthfs.urbackup import remembered, storage
 from test_store import DAY, HEADER, only, put

@@ -4,22 +4,27 @@ Not for: its names (test_hostile), a real mount of it (test_mount_tree).
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import trio
+from pyfuse3 import FileNameT, InodeT, RequestContext
 
 from handmade import image, ntfs_boot, store
 from synthfs import identity
 from synthfs.errors import SourceError
+from synthfs.fuse import refresh
 from synthfs.fuse.inodes import Inodes
 from synthfs.fuse.metrics import Metrics
-from synthfs.fuse.operations import Access, Operations
+from synthfs.fuse.operations import FOREVER, Access, Operations
 from synthfs.fuse.refresh import Refresher
-from synthfs.model import ImageFacts, StoreFacts
+from synthfs.model import Allocation, ImageFacts, StoreFacts
 from synthfs.plan import catalog as catalogs
 from synthfs.plan import tree
 from synthfs.plan.catalog import Catalog, plan
+from synthfs.plan.container import Format
+from synthfs.plan.garden import Gardener
 from test_catalog import taken
 
 
@@ -39,7 +44,7 @@ def test_inodes_whose_lower_halves_meet_are_told_apart(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(identity, "digest", remembered)
     catalog = plan(StoreFacts("/store", 0, 0, (), ()), None)
-    grown = tree.Gardener().grow(catalog)
+    grown = Gardener().grow(catalog)
     first, second = (node for _, node in tree.walk(grown.root) if not isinstance(node, tree.Live))
     assert first.inode & 0xFFFFFFFF == 7
     assert second.inode & 0xFFFFFFFF not in (7, tree.ROOT_INODE)
@@ -56,7 +61,7 @@ def test_catalog_that_no_tree_grows_of_is_not_kept() -> None:
             raise SourceError("no tree of that")
         return shown
 
-    shown = tree.Gardener().grow(first)
+    shown = Gardener().grow(first)
     operations = Operations(shown, Access(0, 0, 0o440), Metrics())
     refresher = Refresher(operations, lambda before: second, grow, Metrics(), 0.0, first)
     trio.run(refresher.refresh)
@@ -100,7 +105,7 @@ class TestSketch:
     def test_is_the_tree_as_far_as_it_goes(self) -> None:
         """The same names, inodes and times at the root, and in each folder once it is entered: nothing has to be told."""
         catalog = several()
-        sketch, whole = tree.Gardener(live=LIVE).sketch(catalog, lambda: LIVE), tree.Gardener(live=LIVE).grow(catalog)
+        sketch, whole = Gardener(live=LIVE).sketch(catalog, lambda: LIVE), Gardener(live=LIVE).grow(catalog)
         assert facts(sketch.root.entries) == facts(whole.root.entries)
         assert [bud.name for bud in buds(sketch.root)] == [*CLIENTS, ".synthfs"]
         for bud in buds(sketch.root):
@@ -120,7 +125,7 @@ class TestSketch:
 
         monkeypatch.setattr(catalogs, "_offer", noting)
         catalog = several()
-        desk, laptop, server, status = buds(tree.Gardener().sketch(catalog, lambda: LIVE).root)
+        desk, laptop, server, status = buds(Gardener().sketch(catalog, lambda: LIVE).root)
         assert planned == ["laptop"]
         assert all(bud.unfolded().entries for bud in (server, status, laptop))
         assert planned == ["laptop", "server"]
@@ -131,14 +136,37 @@ class TestSketch:
         assert planned == ["laptop", "server", "desk"]
 
     def test_with_a_client_whose_images_are_of_no_use(self) -> None:
-        """Its folder is there and empty, until the whole tree takes it away; that is told to the kernel."""
-        catalog = several(image("broken", "E", length=-512, boot=ntfs_boot(0)))
-        gardener = tree.Gardener()
-        sketch, whole = gardener.sketch(catalog, lambda: ()), gardener.grow(catalog)
-        (bud,) = (bud for bud in buds(sketch.root) if bud.name == "broken")
-        assert [node.name for _, node in tree.walk(bud.unfolded())] == ["new-identity"]
-        assert tree.find(whole, "broken") is None
-        assert tree.changes(sketch, whole) == [(tree.ROOT_INODE, "broken")]
+        """Its folder is there and empty, until the whole tree takes it away, which the kernel is told. Nothing else differs:
+        not the name beside it that only differs in case, and no time, although its image is the newest.
+        """
+        useless = image("Desk", "E", length=-512, boot=ntfs_boot(0))
+        catalog = several(replace(useless, raw=replace(useless.raw, mtime_ns=useless.raw.mtime_ns + 2)))
+        gardener = Gardener(live=LIVE)
+        sketch, whole = gardener.sketch(catalog, lambda: LIVE), gardener.grow(catalog)
+        (gone,) = (node for node in buds(sketch.root) if node.name.startswith("Desk~"))
+        assert [node.name for _, node in tree.walk(gone.unfolded())] == ["new-identity"]
+        assert facts(node for node in sketch.root.entries if node is not gone) == facts(whole.root.entries)
+        assert sketch.root.mtime_ns == whole.root.mtime_ns == gone.mtime_ns
+        assert tree.changes(sketch, whole) == [(tree.ROOT_INODE, gone.name)]
+
+    def test_with_files_that_wait(self) -> None:
+        """Where nothing is known of holes, one client is planned, and its folder is empty."""
+        catalog = several()
+        gardener = Gardener([Format.VHDX])
+        sketch = gardener.sketch(catalog, lambda: ())
+        assert [client for client, machine in catalog.machines.items() if "_offer" in vars(machine)] == ["laptop"]
+        desk, *_ = buds(sketch.root)
+        assert [node.name for _, node in tree.walk(desk.unfolded())] == ["new-identity"]
+
+    def test_that_two_look_into_at_once(self) -> None:
+        """Both see the same nodes: nobody's files are moved away from each other's."""
+        catalog = several()
+        for bud in buds(Gardener().sketch(catalog, lambda: ()).root)[:-1]:
+            with ThreadPoolExecutor(4) as pool:
+                unfolded = [each.result() for each in [pool.submit(bud.unfolded) for _ in range(8)]]
+            expected = tree.find(Gardener().grow(catalog), bud.name)
+            assert isinstance(expected, tree.Directory)
+            assert all(below(folder) == below(expected) for folder in unfolded)
 
     @pytest.mark.parametrize("order", [1, -1])
     def test_whose_inodes_meet(self, order: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +174,7 @@ class TestSketch:
         real = identity.inode
         monkeypatch.setattr(identity, "inode", lambda seed: real(seed) & ~0xFFFFFFFF | real(seed) & 0x7F)
         catalog = several()
-        gardener = tree.Gardener()
+        gardener = Gardener()
         inodes = Inodes(gardener.sketch(catalog, lambda: ()))
         for bud in buds(inodes.tree.root)[::order]:
             assert inodes.children(bud.inode) is None
@@ -164,7 +192,7 @@ class TestUnfolding:
     def test_is_for_the_tree_that_has_the_bud(self) -> None:
         """One that comes late, after a whole tree took the sketch's place, changes nothing."""
         catalog = several()
-        gardener = tree.Gardener()
+        gardener = Gardener()
         inodes = Inodes(gardener.sketch(catalog, lambda: ()))
         bud, *_ = buds(inodes.tree.root)
         inodes.remember(bud)
@@ -176,10 +204,44 @@ class TestUnfolding:
 
     def test_of_a_client_that_is_gone(self) -> None:
         """Its folder is one in which nothing is, for as long as the kernel remembers it."""
-        inodes = Inodes(tree.Gardener().sketch(several(), lambda: ()))
+        inodes = Inodes(Gardener().sketch(several(), lambda: ()))
         bud, *_ = buds(inodes.tree.root)
         inodes.remember(bud)
-        inodes.replace(tree.Gardener().grow(plan(store(), None)))
+        inodes.replace(Gardener().grow(plan(store(), None)))
         assert inodes.children(bud.inode) == {}
         inodes.forget(bud.inode, 1)
         assert inodes.node(bud.inode) is None
+
+    def test_while_the_whole_tree_is_compared_with_the_sketch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who looked into a folder before holes were known, and is told late that a file is not there, is told that it is."""
+        told: list[tuple[int, str]] = []
+        monkeypatch.setattr(refresh, "_notify", told.extend)
+        known = {"holes": False}
+        catalog = several()
+        gardener = Gardener([Format.VHDX], LIVE, lambda source: Allocation(4096, ((0, 1 << 16),)) if known["holes"] else None)
+        operations = Operations(gardener.sketch(catalog, lambda: LIVE), Access(0, 0, 0o440), Metrics())
+        desk, *_ = buds(operations.tree.root)
+        begun = desk.unfolded()
+        monkeypatch.setattr(tree.Bud, "unfolded", lambda bud: begun)
+        wanted, answers = "Image_C_260301-0201.vhdx", list[tuple[int, float]]()
+
+        async def look() -> None:
+            found = await operations.lookup(InodeT(desk.inode), FileNameT(wanted.encode()), RequestContext())
+            answers.append((found.st_ino, found.entry_timeout))
+
+        def compared(old: tree.Tree, new: tree.Tree) -> list[tuple[int, str]]:
+            found = tree.changes(old, new)
+            if not answers:
+                trio.from_thread.run(look)
+            return found
+
+        def grow(catalog: Catalog) -> tree.Tree:
+            known["holes"] = True
+            return gardener.grow(catalog)
+
+        monkeypatch.setattr(refresh, "changes", compared)
+        refresher = Refresher(operations, lambda before: catalog, grow, Metrics(), 0.0, catalog)
+        assert trio.run(refresher.complete)
+        assert answers == [(0, FOREVER)]
+        assert tree.find(operations.tree, f"desk/{wanted}")
+        assert (desk.inode, wanted) in told

@@ -32,7 +32,8 @@ from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Allocation
 from synthfs.plan import container
 from synthfs.plan.container import Format
-from synthfs.plan.tree import File, Gardener, walk
+from synthfs.plan.garden import Gardener
+from synthfs.plan.tree import File, walk
 from synthfs.survey import survey
 
 KIB, MIB = 1 << 10, 1 << 20

@@ -25,7 +25,8 @@ from synthfs.formats import gpt
 from synthfs.host import qemu
 from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk
-from synthfs.plan.tree import NEW_IDENTITY, File, Gardener, walk
+from synthfs.plan.garden import Gardener
+from synthfs.plan.tree import NEW_IDENTITY, File, walk
 
 _STEP = 0.5
 

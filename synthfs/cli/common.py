@@ -21,8 +21,9 @@ from synthfs.model import Ask, Kind, Note
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format, suffixes
 from synthfs.plan.disk import Disk, volume_only
+from synthfs.plan.garden import Gardener
 from synthfs.plan.renew import new_identity
-from synthfs.plan.tree import NEW_IDENTITY, File, Gardener, find
+from synthfs.plan.tree import NEW_IDENTITY, File, find
 from synthfs.survey import survey
 from synthfs.urbackup import remembered
 from synthfs.urbackup.storage import is_client, split_path

@@ -10,10 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from synthfs.plan.tree import ROOT_INODE, Bud, Directory, File, Live, Node, Tree
-
-Known = File | Directory | Bud
-"""What has an inode of its own for as long as the kernel knows it."""
+from synthfs.plan.tree import ROOT_INODE, Bud, Directory, File, Live, Node, Numbered, Tree
 
 
 class Inodes:
@@ -21,13 +18,13 @@ class Inodes:
 
     def __init__(self, tree: Tree) -> None:
         self._known: dict[int, int] = {}
-        self._nodes: dict[int, Known] = {}
-        self._old: dict[int, Known] = {}
+        self._nodes: dict[int, Numbered] = {}
+        self._old: dict[int, Numbered] = {}
         self.replace(tree)
 
     def replace(self, tree: Tree) -> None:
         """Makes `tree` the present one."""
-        nodes: dict[int, Known] = {}
+        nodes: dict[int, Numbered] = {}
         children: dict[int, dict[bytes, Node]] = {}
         parents: dict[int, int] = {}
         _index(tree.root, ROOT_INODE, nodes, children, parents)
@@ -53,10 +50,10 @@ class Inodes:
         """The length of all files of the present tree, in blocks of 4 KiB."""
         return sum(-(-node.length // 4096) for node in self._nodes.values() if isinstance(node, File))
 
-    def node(self, inode: int) -> Known | None:
+    def node(self, inode: int) -> Numbered | None:
         return self._nodes.get(inode) or self._old.get(inode)
 
-    def is_present(self, node: Known) -> bool:
+    def is_present(self, node: Numbered) -> bool:
         """Whether `node` is what the present tree has under its inode."""
         return self._nodes.get(node.inode) is node
 
@@ -69,7 +66,7 @@ class Inodes:
             return found
         return {} if isinstance(self._old.get(inode), Directory | Bud) else None
 
-    def remember(self, node: Known) -> None:
+    def remember(self, node: Numbered) -> None:
         """The kernel is told of `node` once more."""
         self._known[node.inode] = self._known.get(node.inode, 0) + 1
         if node.inode not in self._nodes:
@@ -88,7 +85,7 @@ class Inodes:
 def _index(
     directory: Directory,
     parent: int,
-    nodes: dict[int, Known],
+    nodes: dict[int, Numbered],
     children: dict[int, dict[bytes, Node]],
     parents: dict[int, int],
 ) -> None:

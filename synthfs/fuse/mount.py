@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from threading import Lock
+from threading import Event
 
 import pyfuse3
 import trio
@@ -40,7 +40,8 @@ from synthfs.host.mounts import encode_source, raise_read_ahead, users_may_allow
 from synthfs.model import STATUS, Allocation
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
-from synthfs.plan.tree import METRICS, Gardener, Live, Tree
+from synthfs.plan.garden import Gardener
+from synthfs.plan.tree import METRICS, Live, Tree
 from synthfs.plan.written import with_sessions
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,12 @@ Python's 5 ms, reads beside a refresh take up to 20 ms, at this one 9, and the r
 """
 
 _AT_FIRST = 3.0
-"""Seconds in which hole maps are taken from the cache for the first tree, before the mount stands. An image in 40,000 pieces
-takes 0.2 of one, so that a large store would keep everybody waiting for minutes; what is left appears soon after.
+"""Seconds in which hole maps are taken from the cache for the first whole tree. An image in 40,000 pieces takes 0.2 of one,
+so that a large store would keep everybody waiting for minutes; what is left appears soon after.
 """
+
+_PATIENCE = 3.0
+"""Seconds for which a look into `.synthfs` waits for the first whole tree; those who look by themselves allow 5."""
 
 _HOUSEKEEPING = 2.0
 """Seconds between looks for files to let go of; a fraction of what counts as idle."""
@@ -86,8 +90,8 @@ def serve(
 ) -> None:
     """Mounts what `catalog` offers, later what `survey` makes of the last one, and returns when the mount has ended.
 
-    SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once the mount shows everything. Raises MountError
-    where it cannot be made.
+    SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once all disks are planned. Raises MountError where
+    it cannot be made.
     """
     _allow_many_open_files()
     sys.setswitchinterval(_SWITCH)
@@ -100,11 +104,10 @@ def serve(
         live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
 
         trees = _Trees(settings.formats, live, scratch, metrics)
-        tree = trees.first(catalog)
         operations = (
-            WritableOperations(tree, settings.access, metrics, scratch)
+            WritableOperations(trees.first(catalog), settings.access, metrics, scratch)
             if scratch
-            else Operations(tree, settings.access, metrics)
+            else Operations(trees.first(catalog), settings.access, metrics)
         )
         stack.callback(operations.close)
         try:
@@ -125,37 +128,40 @@ def serve(
 
 
 class _Trees:
-    """The trees of one mount. Whichever thread asks for one, it is grown once."""
+    """The trees of one mount, one after another, and what its metrics say of them."""
 
     def __init__(self, formats: Sequence[Format], live: Sequence[Live], scratch: Scratch | None, metrics: Metrics) -> None:
         self._live = live
         self._scratch = scratch
         self._metrics = metrics
         self._gardener = Gardener(formats, live, self._ask, holes.gather)
-        self._growing = Lock()
         self._last: tuple[Catalog, Tree] | None = None
+        self._tried = Event()
         self._until = time.monotonic() + _AT_FIRST
 
     def first(self, catalog: Catalog) -> Tree:
-        """What is shown while the mount begins to stand."""
-
-        def live() -> Sequence[Live]:
-            self.grow(catalog)  # they tell how many disks there are
-            return self._live
-
+        """What is shown while the mount begins to stand: a sketch."""
         # A session may be of any disk: where there can be one, all disks are planned first.
-        return self.grow(catalog) if self._scratch else self._gardener.sketch(catalog, live)
+        return self.grow(catalog) if self._scratch else self._gardener.sketch(catalog, self._counted)
 
     def grow(self, catalog: Catalog) -> Tree:
-        """All that there is to show, which is noted in the metrics."""
-        with self._growing:
+        """All that there is to show."""
+        try:
             if not self._last or self._last[1].pending or self._last[0].machines != catalog.machines:
                 self._last = catalog, self._gardener.grow(catalog)
             tree = self._last[1]
-        self._metrics.disks = len(catalog.disks)
-        self._metrics.pending = tree.pending
-        self._metrics.skipped = dict(Counter(skipped.kind for skipped in catalog.skipped))
+            self._metrics.disks = len(catalog.disks)
+            self._metrics.pending = tree.pending
+            self._metrics.skipped = dict(Counter(skipped.kind for skipped in catalog.skipped))
+        finally:
+            self._tried.set()
         return with_sessions(tree, self._scratch.facts(), catalog.disks) if self._scratch else tree
+
+    def _counted(self) -> Sequence[Live]:
+        """The files of `.synthfs`, once they can tell how many disks there are, or that nobody could find out."""
+        if not self._tried.wait(_PATIENCE):
+            raise MountError("the disks of the store are still being planned; look again in a moment")
+        return self._live
 
     def _ask(self, source: Source) -> Allocation | None:
         return holes.known(source) if self._last or time.monotonic() < self._until else None

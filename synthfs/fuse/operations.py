@@ -9,7 +9,7 @@ Laws, each of which has bitten somebody:
     5. No getxattr, listxattr or flush here: the kernel then learns ENOSYS once and never asks again. Samba asks a lot.
     6. What a stat shows never changes while the inode lives, but for disks that are written to (`fuse/writing`).
 
-Threading: everything runs on trio's event loop, except `Reader.open` and `Reader.read`.
+Threading: everything runs on trio's event loop, except `Reader.open`, `Reader.read` and `Bud.unfolded`.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 
 from synthfs.engines.read import Reader
 from synthfs.errors import FullError, SynthfsError
-from synthfs.fuse.inodes import Inodes, Known
+from synthfs.fuse.inodes import Inodes
 from synthfs.fuse.metrics import Metrics
 from synthfs.host.scratch import ScratchFile
-from synthfs.plan.tree import Bud, File, Live, Node, Tree
+from synthfs.plan.tree import Bud, File, Live, Node, Numbered, Tree
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.metrics = metrics
         self.version = 0
-        """Counts what changes the tree beside the store: nothing does where nobody writes."""
+        """Counts what changes the tree beside the store: whoever looks into a bud, and whoever writes."""
         self._access = access
         self._inodes = Inodes(tree)
         self._readers: dict[int, Shared] = {}
@@ -128,6 +128,7 @@ class Operations(pyfuse3.Operations):
         self._reported: set[str] = set()
         # Threads of their own: reads that hang on a broken disk must not keep scans and watchdogs waiting.
         self._reading = trio.CapacityLimiter(_READERS)
+        self._unfolding = trio.CapacityLimiter(_READERS)
         self.greeted = trio.Event()
         """Set when the kernel has said what it can do; whoever waits for it runs after it was answered."""
 
@@ -292,7 +293,7 @@ class Operations(pyfuse3.Operations):
         shared = self._readers.get(file.inode)
         return shared if shared and shared.file.disk == file.disk else None
 
-    def _node(self, inode: int) -> Known:
+    def _node(self, inode: int) -> Numbered:
         if node := self._inodes.node(inode):
             return node
         raise FUSEError(errno.ESTALE)
@@ -303,10 +304,11 @@ class Operations(pyfuse3.Operations):
             bud = self._node(inode)
             if not isinstance(bud, Bud):
                 raise FUSEError(errno.ENOTDIR)
-            self._inodes.unfold(bud, await trio.to_thread.run_sync(bud.unfolded))
+            self._inodes.unfold(bud, await trio.to_thread.run_sync(bud.unfolded, limiter=self._unfolding))
+            self.version += 1
         return children
 
-    def _rendered(self, node: Node) -> Known:
+    def _rendered(self, node: Node) -> Numbered:
         return node.rendered(self._inodes.tree.root.mtime_ns) if isinstance(node, Live) else node
 
     def _told(self, node: Node) -> EntryAttributes:
@@ -315,7 +317,7 @@ class Operations(pyfuse3.Operations):
         self._inodes.remember(shown)
         return self._attributes(shown)
 
-    def _attributes(self, node: Known) -> EntryAttributes:
+    def _attributes(self, node: Numbered) -> EntryAttributes:
         result = EntryAttributes()
         result.st_ino = InodeT(node.inode)
         # What was made for one look, and what a listing begun before a refresh still holds, is not to be kept.

@@ -19,7 +19,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pyfuse3
@@ -87,7 +87,7 @@ class Refresher:
                 next_scan = trio.current_time() + (self._interval or float("inf"))
             elif wanting:
                 await trio.to_thread.run_sync(self._gather_some, wanting)
-                await self.complete()
+                await self._succeeds(self.show)
             # Asked for again meanwhile: then it is not done yet.
             if asked and not self._wanted.is_set():
                 self._done()
@@ -95,45 +95,47 @@ class Refresher:
     async def refresh(self) -> None:
         """One scan, and everything that follows from it."""
         began = time.monotonic()
+        if await self._succeeds(self._look_and_show):
+            self._given_up.clear()
+            self._metrics.refreshes += 1
+            self._metrics.refresh_seconds = time.monotonic() - began
+
+    async def _look_and_show(self) -> None:
+        await self.show(await trio.to_thread.run_sync(self._look))
+
+    async def complete(self) -> bool:
+        """Shows all that a sketch left out. Returns whether nothing is left out any more."""
+        return not self._operations.tree.is_sketch or await self._succeeds(self.show)
+
+    async def _succeeds(self, work: Callable[[], Awaitable[object]]) -> bool:
+        """Whether `work` went well. If not, that is counted and reported, and what is shown is what was shown before."""
         try:
-            catalog = await trio.to_thread.run_sync(self._look)
-            await self.show(catalog)
+            await work()
         except SynthfsError as error:
             self._metrics.failed_refreshes += 1
             self._operations.report(error)
-            return
-        except Exception:
-            self._metrics.failed_refreshes += 1
-            log.exception("bug in a refresh, please report it")
-            return
-        self._given_up.clear()
-        self._metrics.refreshes += 1
-        self._metrics.refresh_seconds = time.monotonic() - began
-
-    async def complete(self) -> bool:
-        """Shows what is known by now of the catalog that is shown. Returns whether that went well."""
-        try:
-            await self.show()
         except Exception:  # it would end the mount for everybody
             self._metrics.failed_refreshes += 1
             log.exception("bug in a refresh, please report it")
-            return False
-        return True
+        else:
+            return True
+        return False
 
     async def show(self, catalog: Catalog | None = None) -> Tree:
         """Shows the tree of `catalog`, or of the last one where it is only the sessions that changed."""
         async with self._showing:
             catalog, version = catalog or self._catalog, None
-            while version != self._operations.version:  # a session that began or ended meanwhile
+            while version != self._operations.version:  # somebody looked into a bud, or a session began or ended meanwhile
                 version = self._operations.version
                 tree, changed = await trio.to_thread.run_sync(self._grown, catalog)
             # Not before: a catalog that no tree could be grown of is not shown, and is not what the next one follows.
             machines, self._catalog = [*self._catalog.machines.values()], catalog
-            await trio.to_thread.run_sync(_let_go, machines)
-            # Also where no name changed: a store that was mounted anew has its files under other numbers.
+            # Also where no name changed: a store that was mounted anew has its files under other numbers. At once: what
+            # changed is what it was only until somebody else is served.
             nodes = [*self._operations.tree.root.entries]
             if tree is not self._operations.tree:
                 self._operations.replace(tree)
+            await trio.to_thread.run_sync(_let_go, machines)
             if changed:
                 with trio.move_on_after(NOTIFY_LIMIT):
                     await trio.to_thread.run_sync(_notify, changed, abandon_on_cancel=True)

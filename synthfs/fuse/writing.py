@@ -30,12 +30,11 @@ from synthfs.engines.read import Reader
 from synthfs.engines.session import Scratch, Written
 from synthfs.errors import SourceError, SynthfsError
 from synthfs.extents import ExtentMap
-from synthfs.fuse.inodes import Known
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations, Shared, handler
 from synthfs.host.scratch import ScratchFile
 from synthfs.model import Session
-from synthfs.plan.tree import File, Tree, walk
+from synthfs.plan.tree import File, Numbered, Tree, walk
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +210,7 @@ class WritableOperations(Operations):
         written = self.scratch.get(file.inode)
         return written.file.length if written else file.length
 
-    def _attributes(self, node: Known) -> EntryAttributes:
+    def _attributes(self, node: Numbered) -> EntryAttributes:
         result = super()._attributes(node)
         if not isinstance(node, File) or not node.edition:
             result.st_mode = ModeT(result.st_mode & _READ_ONLY)

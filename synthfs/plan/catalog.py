@@ -65,9 +65,8 @@ class Machine:
     def offer(self) -> Offer:
         """What follows from both: worked out at the first call, and kept. Any thread may ask."""
         # No `cached_property`: before Python 3.12, whoever asked one machine would wait for all that are being asked.
-        if (offer := self.__dict__.get("_offer")) is None:
-            offer = self.__dict__["_offer"] = _offer(self.judged, self.unfinished)
-        return offer
+        offer: Offer | None = self.__dict__.get("_offer")
+        return offer or self.__dict__.setdefault("_offer", _offer(self.judged, self.unfinished))
 
     @property
     def newest_ns(self) -> int | None:

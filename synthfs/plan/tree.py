@@ -18,19 +18,12 @@ a node is constant: Samba's durable handles and Windows' caches rest on it.
 Not for: FUSE (`fuse/`). Units: bytes; times in nanoseconds since 1970 UTC.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from synthfs import identity
 from synthfs.extents import Bytes, ExtentMap, Source
-from synthfs.model import STATUS_DIRECTORY, Ask
-from synthfs.plan import container, renew
-from synthfs.plan.catalog import Catalog, Machine
-from synthfs.plan.container import Format, Outline
 from synthfs.plan.disk import Disk
-from synthfs.plan.names import windows_names
-from synthfs.plan.readme import readme
 
 ROOT_INODE = 1
 NEW_IDENTITY = "new-identity"
@@ -94,7 +87,10 @@ class Live:
         return text_file(self.name, self.text(), mtime_ns)
 
 
-Node = File | Directory | Bud | Live
+Numbered = File | Directory | Bud
+"""What has an inode for as long as it is there."""
+
+Node = Numbered | Live
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,121 +104,10 @@ class Tree:
     wanting: tuple[Source, ...] = ()
     pending: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class Bed:
-    """The folder of one client, and what it was grown from. For each of the files that wait, `waiting` has their disk."""
-
-    machine: Machine
-    outlines: Mapping[tuple[bytes, Format], Outline]
-    folder: Directory
-    waiting: Sequence[Disk]
-
-
-class Gardener:
-    """Grows one tree after another, each disk in each of `formats`; `live` are the files of `.synthfs`.
-
-    `ask` tells where a source has data, as far as that is known; `at_open` tells it, however long that takes, to whoever opens
-    a file. What was worked out for an earlier tree is remembered: it spares work and changes nothing.
-    """
-
-    def __init__(
-        self,
-        formats: Sequence[Format] = (Format.VHD,),
-        live: Sequence[Live] = (),
-        ask: Ask = lambda source: None,
-        at_open: Ask | None = None,
-    ) -> None:
-        self._formats = formats
-        self._live = live
-        self._ask = ask
-        self._at_open = at_open or ask
-        self._beds: dict[str, Bed] = {}
-
-    def grow(self, catalog: Catalog) -> Tree:
-        """The tree of all disks of `catalog`."""
-        machines = {client: machine for client, machine in catalog.machines.items() if machine.offer().disks}
-        names = _names(machines)
-        self._beds = {client: self._bed(names[client], client, machine) for client, machine in machines.items()}
-        folders = [bed.folder for bed in self._beds.values()]
-        waiting = [disk for bed in self._beds.values() for disk in bed.waiting]
-        waiting.sort(key=lambda disk: disk.image.raw.mtime_ns, reverse=True)
-        wanting = dict.fromkeys(source for disk in waiting for source in disk.sources if self._ask(source) is None)
-        newest = max((folder.mtime_ns for folder in folders), default=0)
-        status = directory(STATUS_DIRECTORY, self._live, newest, STATUS_DIRECTORY)
-        return Tree(_root((*folders, status), self._newest_file(names, machines), newest), tuple(wanting), len(waiting))
-
-    def sketch(self, catalog: Catalog, live: Callable[[], Iterable[Live]]) -> Tree:
-        """The same tree as far as it takes no planning. `live` is called when somebody looks into `.synthfs`.
-
-        The folder of a client none of whose complete images is of use is in it as well, empty.
-        """
-        machines = {client: machine for client, machine in catalog.machines.items() if machine.newest_ns is not None}
-        names = _names(machines)
-        taken: set[int] = set()
-
-        def entries(client: str) -> Iterable[Node]:
-            return apart(self._bed(names[client], client, machines[client]).folder, taken).entries
-
-        buds = [_bud(names[client], _newest(machine), partial(entries, client)) for client, machine in machines.items()]
-        newest = max((bud.mtime_ns for bud in buds), default=0)
-        status = _bud(STATUS_DIRECTORY, newest, live)
-        root = _root((*buds, status), self._newest_file(names, machines), newest)
-        taken |= {node.inode & LOWER_HALF for node in root.entries if not isinstance(node, Live)} | {ROOT_INODE}
-        return Tree(root)
-
-    def _bed(self, name: str, client: str, machine: Machine) -> Bed:
-        known = self._beds.get(client)
-        if known and known.machine is machine and not known.waiting and known.folder.name == name:
-            return known
-        shown, waiting = _shown(machine, self._formats, self._ask, known.outlines if known else {})
-        outlines = {(each.disk.edition, outline.form): outline for each in shown for outline in each.outlines}
-        bed = self._beds[client] = Bed(machine, outlines, _client(name, _newest(machine), shown, self._at_open), waiting)
-        return bed
-
-    def _newest_file(self, names: Mapping[str, str], machines: Mapping[str, Machine]) -> str | None:
-        """The path of the newest disk of the client that has the newest image, or of the next one that has a disk."""
-        for client, machine in sorted(machines.items(), key=lambda each: _newest(each[1]), reverse=True):
-            files = [node for node in self._bed(names[client], client, machine).folder.entries if isinstance(node, File)]
-            if files:
-                return f"{names[client]}/{max(files, key=lambda file: file.mtime_ns).name}"
-        return None
-
-
-def _names(clients: Iterable[str]) -> dict[str, str]:
-    return windows_names({client: client for client in clients}, taken=(STATUS_DIRECTORY, README))
-
-
-def _newest(machine: Machine) -> int:
-    return machine.newest_ns or 0
-
-
-def _root(folders: Iterable[Node], newest_file: str | None, mtime_ns: int) -> Directory:
-    text = text_file(README, readme(newest_file), mtime_ns)
-    return apart(Directory("", ROOT_INODE, mtime_ns, (*folders, text)), {ROOT_INODE})
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """A disk with the outlines of the containers that are shown of it."""
-
-    disk: Disk
-    outlines: Sequence[Outline]
-
-
-def _shown(
-    machine: Machine, formats: Sequence[Format], ask: Ask, known: Mapping[tuple[bytes, Format], Outline]
-) -> tuple[list[_Shown], list[Disk]]:
-    """The disks of a machine with what is shown of them, and for each file that has to wait its disk."""
-    shown: list[_Shown] = []
-    waiting: list[Disk] = []
-    for disk in machine.offer().disks:
-        forms = dict.fromkeys(container.fitting(disk, form) for form in formats)
-        outlines = (known.get((disk.edition, form)) or container.outline(disk, form, ask) for form in forms)
-        found = [outline for outline in outlines if outline]
-        shown.append(_Shown(disk, found))
-        waiting += [disk] * (len(forms) - len(found))
-    return shown, waiting
+    @property
+    def is_sketch(self) -> bool:
+        """Whether there is a bud left in it."""
+        return any(isinstance(node, Bud) for node in self.root.entries)
 
 
 def apart(directory: Directory, taken: set[int]) -> Directory:
@@ -245,46 +130,17 @@ def apart(directory: Directory, taken: set[int]) -> Directory:
     return directory if is_same else replace(directory, entries=tuple(entries))
 
 
-def _client(name: str, newest: int, shown: list[_Shown], ask: Ask) -> Directory:
-    stems = windows_names({each.disk.image.name: each.disk.image.stem for each in shown}, taken=(NEW_IDENTITY,))
-    named = [(stems[each.disk.image.name], each) for each in shown]
-    plain = [file for stem, each in named for file in _plain(stem, each, ask)]
-    renewed = (file for stem, each in named if renew.can_renew(each.disk) for file in _renewed(stem, each, ask))
-    return directory(name, [*plain, directory(NEW_IDENTITY, renewed, newest, f"{name}/{NEW_IDENTITY}")], newest, name)
-
-
 def directory(name: str, entries: Iterable[Node], mtime_ns: int, path: str) -> Directory:
     return Directory(name, _directory_inode(path), mtime_ns, tuple(entries))
 
 
-def _bud(name: str, mtime_ns: int, entries: Callable[[], Iterable[Node]]) -> Bud:
+def bud(name: str, mtime_ns: int, entries: Callable[[], Iterable[Node]]) -> Bud:
     """A directory right below the root."""
     return Bud(name, _directory_inode(name), mtime_ns, entries)
 
 
 def _directory_inode(path: str) -> int:
     return identity.inode(identity.digest("directory", path))
-
-
-def _plain(stem: str, shown: _Shown, ask: Ask) -> Iterator[File]:
-    return _files(stem, shown, shown.disk.edition, partial(_itself, shown.disk), ask)
-
-
-def _itself(disk: Disk) -> Disk:
-    return disk
-
-
-def _renewed(stem: str, shown: _Shown, ask: Ask) -> Iterator[File]:
-    return _files(stem, shown, renew.edition(shown.disk), partial(renew.new_identity, shown.disk), ask)
-
-
-def _files(stem: str, shown: _Shown, disk_edition: bytes, disk: Callable[[], Disk], ask: Ask) -> Iterator[File]:
-    mtime_ns = shown.disk.image.raw.mtime_ns
-    for outline in shown.outlines:
-        for each in container.files(outline, stem, disk_edition, disk, ask):
-            inode = file_inode(each.name, each.edition)
-            what = each.extent_map, shown.disk, each.edition, each.may_resize
-            yield File(each.name, inode, each.length, mtime_ns, *what)
 
 
 def file_inode(name: str, edition: bytes, generation: int = 0) -> int:

@@ -81,7 +81,7 @@ class Row:
     def measure(self, rounds: int) -> "Result":
         samples: Samples = {name: [] for name in self.contestants}
         names = list(self.contestants)
-        for number in range(self.rounds or rounds):
+        for number in range(min(self.rounds or rounds, rounds)):
             # Nobody always comes first.
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 samples[name].append(self._figure(name))
