@@ -45,6 +45,17 @@ def switched_on() -> bool:
     return os.path.exists(os.environ["FAULT_SWITCH"])
 
 
+def held(call: Call) -> Call:
+    """`call`, begun when the switch is gone."""
+
+    def waits(*arguments: Any) -> Any:
+        while switched_on():
+            time.sleep(0.05)
+        return call(*arguments)
+
+    return waits
+
+
 def bug(operation: str) -> None:
     """A tracer, since it needs no knowledge of what the operation is made of. It takes itself away as it raises."""
     from synthfs.fuse.operations import Operations
@@ -224,28 +235,14 @@ def bug_grow(unharmed: str) -> None:
 def stuck_plan() -> None:
     from synthfs.plan.garden import Gardener
 
-    grow: Call = Gardener.grow
-
-    def waits(*arguments: Any) -> Any:
-        while switched_on():
-            time.sleep(0.05)
-        return grow(*arguments)
-
-    Gardener.grow = waits  # type: ignore[method-assign,assignment]
+    Gardener.grow = held(Gardener.grow)  # type: ignore[method-assign]
 
 
 def deaf_holes() -> None:
     from synthfs.fuse import mount
     from synthfs.host import holes
 
-    known: Call = holes.known
-
-    def waits(*arguments: Any) -> Any:
-        while switched_on():
-            time.sleep(0.05)
-        return known(*arguments)
-
-    holes.known = waits  # type: ignore[assignment]
+    holes.known = held(holes.known)
     mount._AT_FIRST = 0.0
 
 

@@ -4,7 +4,6 @@ Not for: its names (test_hostile), a real mount of it (test_mount_tree).
 """
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -21,7 +20,7 @@ from synthfs.fuse.operations import FOREVER, Access, Operations
 from synthfs.fuse.refresh import Refresher
 from synthfs.model import Allocation, ImageFacts, StoreFacts
 from synthfs.plan import catalog as catalogs
-from synthfs.plan import tree
+from synthfs.plan import garden, tree
 from synthfs.plan.catalog import Catalog, plan
 from synthfs.plan.container import Format
 from synthfs.plan.garden import Gardener
@@ -158,15 +157,23 @@ class TestSketch:
         desk, *_ = buds(sketch.root)
         assert [node.name for _, node in tree.walk(desk.unfolded())] == ["new-identity"]
 
-    def test_that_two_look_into_at_once(self) -> None:
-        """Both see the same nodes: nobody's files are moved away from each other's."""
+    def test_that_two_look_into_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody's files are moved away from the other's: not when the second comes later, nor when he overtakes the first."""
         catalog = several()
-        for bud in buds(Gardener().sketch(catalog, lambda: ()).root)[:-1]:
-            with ThreadPoolExecutor(4) as pool:
-                unfolded = [each.result() for each in [pool.submit(bud.unfolded) for _ in range(8)]]
-            expected = tree.find(Gardener().grow(catalog), bud.name)
-            assert isinstance(expected, tree.Directory)
-            assert all(below(folder) == below(expected) for folder in unfolded)
+        desk, *_ = buds(Gardener().sketch(catalog, lambda: ()).root)
+        expected = tree.find(Gardener().grow(catalog), "desk")
+        assert isinstance(expected, tree.Directory)
+        seen: list[tree.Directory] = []
+
+        def overtaken(folder: tree.Directory, taken: set[int]) -> tree.Directory:
+            found = tree.apart(folder, taken)
+            monkeypatch.setattr(garden, "apart", tree.apart)
+            seen.append(desk.unfolded())
+            return found
+
+        monkeypatch.setattr(garden, "apart", overtaken)
+        seen += [desk.unfolded(), desk.unfolded()]
+        assert [below(folder) for folder in seen] == [below(expected)] * 3
 
     @pytest.mark.parametrize("order", [1, -1])
     def test_whose_inodes_meet(self, order: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,8 @@ class Operations(pyfuse3.Operations):
         self._numbers = itertools.count(1)
         self._buffer = memoryview(bytearray(MAX_READ))
         self._reported: set[str] = set()
-        # Threads of their own: reads that hang on a broken disk must not keep scans and watchdogs waiting.
+        # Threads of their own: reads that hang on a broken disk, and looks that wait for a plan, must not keep scans and
+        # watchdogs waiting, nor each other.
         self._reading = trio.CapacityLimiter(_READERS)
         self._unfolding = trio.CapacityLimiter(_READERS)
         self.greeted = trio.Event()

@@ -171,7 +171,7 @@ class _Finder:
             raw = Source(name, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
             content = known.sidecar, problem, known.head, known.boot
             image = ImageFacts(client, letter, stamp, raw, *content, finished, seal)
-            known = Known(known.mark, known.sidecar, known.head, known.boot, image)
+            known = known._replace(image=image)
         self.images.append(image)
         if settled and not problem:
             self.known[name] = known
