@@ -25,8 +25,9 @@ from synthfs.extents import Bytes, ExtentMap, FileRange, Source
 from synthfs.model import MAX_SIDECAR, Allocation, ImageFacts, Packed, Seal, StoreFacts
 from synthfs.plan.catalog import plan
 from synthfs.plan.container import Format, of_disk
-from synthfs.plan.disk import Disk, Volume, volume_only
+from synthfs.plan.disk import Disk, volume_only
 from synthfs.plan.renew import can_renew, new_identity
+from synthfs.plan.volume import Volume
 
 REPAIR, SIBLING, SYSTEM = 1, 2, 4
 BOOT, HEAD = 2048, 1152
@@ -66,7 +67,7 @@ def check(data: bytes) -> str:
         try:
             _check_disk(volume_only(disk.image))
         except UnsupportedError:
-            assert disk.layout.scheme == "as imaged"
+            assert disk.layout.scheme in ("as imaged", "none")
     if catalog.skipped:
         return "refused"
     return "alone" if any("disk of its own" in note.text for disk in catalog.disks for note in disk.notes) else "placed"
@@ -117,9 +118,14 @@ def _check_volume(extents: ExtentMap, volume: Volume) -> None:
 
 
 def _check_tables(disk: Disk, extents: ExtentMap) -> None:
-    """No table lies on another one or in a partition, both GPT checksums hold, and the copies name each other."""
-    places = [(offset, offset + len(data)) for _, offset, data in disk.layout.tables]
-    places += [(partition.start, partition.end) for partition in disk.layout.partitions]
+    """No table lies on another one or in a partition, both GPT checksums hold, and the copies name each other.
+
+    An extended partition alone begins with a table.
+    """
+    tables = [(offset, offset + len(data)) for _, offset, data in disk.layout.tables]
+    ends = dict(tables)
+    places = tables + [(ends.get(p.start, p.start), p.end) for p in disk.layout.partitions if p.type == "extended"]
+    places += [(partition.start, partition.end) for partition in disk.layout.partitions if partition.type != "extended"]
     places.sort()
     assert all(before[1] <= after[0] for before, after in pairwise(places))
     assert places[0][0] >= 0

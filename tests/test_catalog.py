@@ -12,8 +12,10 @@ from handmade import DISK_B, MIB, NOBODY, Slot, database, gpt, image, ntfs_boot,
 from makembr import GptCopy
 from synthfs.model import DatabaseFacts, ImageFacts, ImageRow
 from synthfs.plan import layout as layouts
-from synthfs.plan.catalog import Catalog, _Dated, _most_certain, _Rivals, plan
-from synthfs.plan.disk import Disk, Volume
+from synthfs.plan.catalog import Catalog, plan
+from synthfs.plan.disk import Disk
+from synthfs.plan.siblings import ONE_RUN, Candidates, Dated
+from synthfs.plan.volume import Volume
 
 SECTORS = 1 << 19
 ESP_SLOT, C_SLOT, D_SLOT = Slot(1, 2048, 22527, handmade.ESP), Slot(2, 22528, 182527), Slot(3, 182528, 342527)
@@ -254,28 +256,57 @@ def test_warnings_of_a_sibling_stand_on_every_disk_that_holds_it() -> None:
     assert "delet" in text
 
 
+def dated(name: str, letter: str, clock: int, time: int | None, disputed: bool, others: tuple[str, ...] = ()) -> Dated:
+    facts = image(letter=letter, name=name)
+    layout = layouts.as_imaged(MIB, 512)
+    volume = Volume(facts, layout, layout.partitions[0], MIB, disputed=disputed)
+    return Dated(volume, ImageRow(name, time, True, False, others) if time is not None else None, clock)
+
+
+HOURS = st.integers(0, 40).map(lambda number: number * HOUR)
+
+
 @given(
-    times=st.lists(st.tuples(st.integers(0, 40), st.none() | st.integers(0, 40), st.booleans()), min_size=1, max_size=12),
-    own=st.tuples(st.integers(0, 40), st.none() | st.integers(0, 40)),
+    times=st.lists(
+        st.tuples(st.sampled_from("DEF"), HOURS, st.none() | HOURS, st.booleans()), min_size=1, max_size=12
+    ),
+    own=st.tuples(HOURS, st.none() | HOURS),
     associated=st.sets(st.integers(0, 11), max_size=2),
 )
 def test_the_best_sibling_is_that_of_the_rules(
-    times: list[tuple[int, int | None, bool]], own: tuple[int, int | None], associated: set[int]
+    times: list[tuple[str, int, int | None, bool]], own: tuple[int, int | None], associated: set[int]
 ) -> None:
-    """What is found by looking where it must be is what asking all of them finds: sure, associated, together, near, by name."""
-
-    def dated(name: str, clock: int, time: int | None, disputed: bool, others: tuple[str, ...] = ()) -> _Dated:
-        facts = image(name=name)
-        layout = layouts.as_imaged(MIB, 512)
-        volume = Volume(facts, layout, layout.partitions[0], MIB, disputed=disputed)
-        return _Dated(volume, ImageRow(name, time, True, False, others) if time is not None else None, clock)
-
+    """What is found by looking where it must be is what comparing all of them with each other finds."""
     rivals = [dated(f"{number:02}", *each) for number, each in enumerate(times)]
-    one = dated("own", *own, False, tuple(f"{number:02}" for number in associated))
+    one = dated("own", "C", *own, False, tuple(f"{number:02}" for number in associated))
+    assert Candidates(rivals).best_for(one) is expected(one, rivals)
 
-    def merit(other: _Dated) -> tuple[bool, bool, bool, int, str]:
-        together = bool(one.row and other.row and one.row.backuptime == other.row.backuptime)
-        is_associated = bool(one.row and other.name in one.row.associated)
-        return other.volume.disputed, not is_associated, not together, abs(one.distance(other)), other.name
 
-    assert _Rivals(_most_certain(rivals)).best_for(one) is min(rivals, key=merit)
+def expected(one: Dated, rivals: list[Dated]) -> Dated:
+    """The rules as they are told, without a thought for the time that they take."""
+
+    def nearness(other: Dated, center: Dated = one) -> tuple[int, str]:
+        return abs(center.distance(other)), other.name
+
+    def sure_and_near(other: Dated) -> tuple[bool, int, str]:
+        return other.volume.disputed, *nearness(other)
+
+    def together(other: Dated) -> bool:
+        return bool(one.row and other.row and one.row.backuptime == other.row.backuptime)
+
+    def nearest_of(letter: str, center: Dated) -> Dated:
+        return min((each for each in rivals if each.letter == letter), key=lambda each: nearness(each, center))
+
+    chosen = [each for each in rivals if one.row and each.name in one.row.associated]
+    if chosen:
+        return min(chosen, key=lambda each: (not together(each), *sure_and_near(each)))
+    if group := [each for each in rivals if together(each)]:
+        return min(group, key=sure_and_near)
+    nearest = min(rivals, key=nearness)
+    run = [nearest]
+    for letter in {each.letter for each in rivals} - {nearest.letter}:
+        other = nearest_of(letter, one)
+        there_and_back = nearest_of(letter, nearest) is other and nearest_of(nearest.letter, other) is nearest
+        if there_and_back and abs(nearest.distance(other)) <= ONE_RUN:
+            run.append(other)
+    return min(run, key=sure_and_near)

@@ -19,7 +19,8 @@ from processes import run
 from synthfs.errors import FormatError
 from synthfs.extents import Bytes, FileRange
 from synthfs.model import ImageFacts
-from synthfs.plan.disk import Disk, Planner, assemble
+from synthfs.plan.disk import Disk, assemble
+from synthfs.plan.volume import Planner
 
 
 def disk_of(facts: ImageFacts) -> Disk:
@@ -163,10 +164,23 @@ class TestATruncatedImage:
         assert Planner().volume(replace(whole, head=bytes(wrapper))).length == 8 << 20
 
 
-def test_sectors_of_another_size_alone_on_a_disk_are_warned_of() -> None:
-    """An NTFS that counts in 4096 bytes stands on a generated disk of 512-byte sectors only with a warning."""
-    boot = ntfs_boot(64 * MIB, sector=4096)
-    notes = Planner().volume(image(length=64 * MIB, boot=boot)).notes
-    assert any("4096" in note.text for note in notes if note.warning)
+@pytest.mark.parametrize("size", [1024, 2048])
+def test_sectors_of_another_size_alone_on_a_disk_are_warned_of(size: int) -> None:
+    """An NTFS that counts in sectors of which there are no disks stands on a generated disk only with a warning."""
+    notes = Planner().volume(image(length=64 * MIB, boot=ntfs_boot(64 * MIB, sector=size))).notes
+    assert any(str(size) in note.text for note in notes if note.warning)
     plain = Planner().volume(image(length=64 * MIB, boot=ntfs_boot(64 * MIB))).notes
-    assert not any("4096" in note.text for note in plain)
+    assert not any("sectors of" in note.text for note in plain)
+
+
+def test_a_lone_volume_of_4096_byte_sectors_is_on_a_disk_of_such() -> None:
+    """At 512 KiB as well, behind tables that take fewer sectors, with its backup boot sector; no warning is needed."""
+    boot = ntfs_boot(64 * MIB - 4096, sector=4096)
+    volume = Planner().volume(image(length=64 * MIB - 4096, boot=boot))
+    layout = volume.layout
+    assert layout.gpt is not None
+    assert (layout.sector_size, layout.partitions[0].start, layout.partitions[0].length) == (4096, 512 * KIB, 64 * MIB)
+    assert (layout.gpt.primary.first_usable, layout.gpt.primary.entries_lba) == (6, 2)
+    assert layout.gpt.backup.entries_lba == layout.length // 4096 - 5
+    assert [note.text for note in volume.notes if "sectors of" in note.text] == []
+    assert list(disk_of(volume.image).extent_map().pieces(512 * KIB + 64 * MIB - 4096, 4096)) == [Bytes(boot[:4096])]

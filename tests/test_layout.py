@@ -18,8 +18,8 @@ import handmade
 from handmade import DISK_A, MIB, Slot, gpt, gpt_sidecar, image, mbr_sidecar, protective, record, sidecar_bytes
 from makembr import GptCopy
 from synthfs.errors import FormatError
-from synthfs.plan.disk import Planner
 from synthfs.plan.layout import Layout, captured
+from synthfs.plan.volume import Planner
 from synthfs.urbackup.mbrfile import CapturedGpt, MbrFile
 
 DISK = 1 << 18
@@ -125,15 +125,50 @@ class TestGpt:
         assert captured(gpt_sidecar(gpt(DISK, *GOOD, disk=UUID(int=0)))).disk_id is None
 
 
+DIGEST_OF_0_1_0 = "289b9a37e3b2efb30b714c929db608d72d430e12e64083df70dc7b4212d08357"
+"""What version 0.1.0 made of the tables of a disk with one partition of 4096 sectors from sector 2048 on."""
+
+
 class TestMbr:
     RAW = record((7, 63, 4032), (0, 0, 0), (0x0F, 8192, 20000), boot_code=b"\xfa\x33\xc0")
 
     def test_the_boot_record_comes_back_byte_for_byte(self) -> None:
-        """Boot code, signature and entries; the disk ends where its last partition, here the extended one, ends."""
+        """Boot code, signature and entries; the extended partition begins with a record without logical drives."""
         layout = captured(mbr_sidecar(self.RAW))
-        assert tables(layout) == {0: self.RAW}
-        assert layout.length == 28192 * 512
+        assert tables(layout) == {0: self.RAW, 8192 * 512: bytes(510) + b"\x55\xaa"}
         assert [(p.number, p.start, p.length) for p in layout.partitions] == [(1, 32256, 4032 * 512), (3, 4194304, 10240000)]
+
+    @pytest.mark.parametrize(
+        ("end", "length"), [(28192, 14), (2048, 1), (2049, 2), (4095, 2), (4096, 2), (2040 * 2**21, 2040 * 1024)]
+    )
+    def test_it_ends_at_a_whole_mib_behind_its_last_partition(self, end: int, length: int) -> None:
+        """`end` sectors, `length` in MiB: never less, and said in a note, since nothing records the original's length."""
+        layout = captured(mbr_sidecar(record((7, 63, 100), (0, 0, 0), (7, 1024, end - 1024))))
+        assert layout.length == length * MIB
+        assert ["length is not recorded" in text and not warning for text, warning in notes(layout)] == [True]
+
+    def test_an_edition_changes_where_the_length_does(self) -> None:
+        """Tables that are alike are of one edition only with one length; what ends at a whole MiB has that of version 0.1.0."""
+        whole, longer = (captured(mbr_sidecar(record((7, 2048, sectors)))) for sectors in (4096, 4097))
+        assert replace(whole, length=whole.length + MIB).digest != whole.digest
+        assert replace(longer, length=(2048 + 4097) * 512).digest != longer.digest
+        assert whole.digest.hex() == DIGEST_OF_0_1_0
+
+    @pytest.mark.parametrize("at", range(4))
+    @pytest.mark.parametrize("status", [0x01, 0x7F, 0x81, 0xFF, 0x20])
+    def test_a_status_is_00_or_80(self, at: int, status: int) -> None:
+        """Anything else is no boot record, but text, such as that of a boot sector; in an entry that is not used as well."""
+        raw = bytearray(record((7, 63, 100)))
+        raw[446 + 16 * at] = status
+        with pytest.raises(FormatError, match="status"):
+            captured(mbr_sidecar(bytes(raw)))
+
+    def test_sectors_of_4096_bytes(self) -> None:
+        """The same record on a disk of such sectors: everything is eight times as far, but for the record."""
+        layout = captured(mbr_sidecar(record((7, 256, 1000), (0x05, 2048, 512))), 4096)
+        assert [(p.start, p.length) for p in layout.partitions] == [(MIB, 1000 * 4096), (8 * MIB, 2 * MIB)]
+        assert (layout.sector_size, layout.length) == (4096, 10 * MIB)
+        assert set(tables(layout)) == {0, 8 * MIB}
 
     def test_it_is_grouped_by_its_signature(self) -> None:
         """The signature is the disk's id; a signature of zero groups nothing."""
@@ -146,10 +181,13 @@ class TestMbr:
         raw = record((7, 2048, 4096))
         layout = captured(replace(mbr_sidecar(raw), extra_position=512, extra=extra))
         assert tables(layout) == {0: raw, 512: extra}
+        assert not any(warning for _, warning in notes(layout))
         for position in (0, 511, 2048 * 512 - 1, 2**63):
             layout = captured(replace(mbr_sidecar(raw), extra_position=position, extra=extra))
             assert tables(layout) == {0: raw}
-            assert [warning for _, warning in notes(layout)] == [True]
+            assert [text for text, warning in notes(layout) if warning] == [
+                "captured boot loader sectors lie inside a partition and were left out"
+            ]
 
     @pytest.mark.parametrize(
         "raw",

@@ -13,7 +13,7 @@ import handmade
 from handmade import ext_boot, gpt, gpt_sidecar, mbr_sidecar, ntfs_boot, record
 from makembr import GptCopy
 from synthfs.plan.layout import Partition, captured
-from synthfs.plan.place import Nowhere, locate
+from synthfs.plan.place import NotPlaced, Placed, locate
 from synthfs.urbackup.mbrfile import MbrFile
 
 SECTOR = 512
@@ -30,13 +30,13 @@ def slots(*numbered: tuple[int, int, int]) -> GptCopy:
 def found(sidecar: MbrFile, length: int, boot: bytes = NO_BOOT) -> tuple[Partition, str]:
     """The partition and the notes' text; fails where the volume has no place."""
     place = locate(captured(sidecar), sidecar, length, boot)
-    assert not isinstance(place, Nowhere), place.why
-    return place[0], " ".join(note.text for note in place[1])
+    assert isinstance(place, Placed), place.why
+    return place.partition, " ".join(note.text for note in place.notes)
 
 
 def why_not(sidecar: MbrFile, length: int, boot: bytes = NO_BOOT) -> str:
     place = locate(captured(sidecar), sidecar, length, boot)
-    assert isinstance(place, Nowhere), f"placed in partition {place[0].number}"
+    assert isinstance(place, NotPlaced), f"placed in partition {place.partition.number}"
     return place.why
 
 
@@ -135,9 +135,9 @@ class TestCrossChecks:
         disk = slots((1, 2048, 4096), (4, 8192, 8192), (9, 20480, 300))
         sidecar = gpt_sidecar(disk, number, linux=linux)
         place = locate(captured(sidecar), sidecar, sectors * SECTOR, ntfs_boot(sectors * SECTOR, hidden))
-        if not isinstance(place, Nowhere):
-            assert sectors * SECTOR <= place[0].length
-            assert place[0] in captured(sidecar).partitions
+        if isinstance(place, Placed):
+            assert sectors * SECTOR <= place.partition.length
+            assert place.partition in captured(sidecar).partitions
 
 
 class TestLogicalDrives:

@@ -30,7 +30,8 @@ def _found() -> dict[str, bytes]:
 SEEDS = {path.name: path.read_bytes() for path in sorted(DIRECTORY.iterdir()) if path.suffix != ".zip"} | _found()
 NAMED = dict(makeseeds.seeds())
 ALONE = {
-    *("enlarged", "gpt-lvm", "gpt-too-long", "gpt-wrong-place", "mbr-dynamic", "mbr-extended", "mbr-grub"),
+    # The sibling of "gpt-sibling" is a copy of its volume, under a number whose partition is too small.
+    *("gpt-sibling", "enlarged", "gpt-lvm", "gpt-too-long", "gpt-wrong-place", "mbr-dynamic", "mbr-extended", "mbr-grub"),
     *("mbr-protective", "none", "short-record"),
 }
 NEIGHBOURS = 6

@@ -19,8 +19,7 @@ from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import FOREVER, Access, Operations
 from synthfs.fuse.refresh import Refresher
 from synthfs.model import Allocation, ImageFacts, StoreFacts
-from synthfs.plan import catalog as catalogs
-from synthfs.plan import garden, tree
+from synthfs.plan import garden, machine, tree
 from synthfs.plan.catalog import Catalog, plan
 from synthfs.plan.container import Format
 from synthfs.plan.garden import Gardener
@@ -116,13 +115,13 @@ class TestSketch:
     def test_plans_one_client_and_then_what_is_entered(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The one with the newest image, for the README; the status takes nothing but what it is given."""
         planned: list[str] = []
-        original = catalogs._offer
+        original = machine._offer
 
-        def noting(judged: tuple[catalogs.Judged, ...], unfinished: tuple[int, ...]) -> catalogs.Offer:
-            planned.append(judged[0].image.client)
-            return original(judged, unfinished)
+        def noting(one: machine.Machine) -> machine.Offer:
+            planned.append(one.judged[0].image.client)
+            return original(one)
 
-        monkeypatch.setattr(catalogs, "_offer", noting)
+        monkeypatch.setattr(machine, "_offer", noting)
         catalog = several()
         desk, laptop, server, status = buds(Gardener().sketch(catalog, lambda: LIVE).root)
         assert planned == ["laptop"]

@@ -19,8 +19,9 @@ from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Fault, Finding
 from synthfs.plan.check import check_disk, check_sidecar
 from synthfs.plan.container import Format
-from synthfs.plan.disk import Disk, Volume
+from synthfs.plan.disk import Disk
 from synthfs.plan.parts import Part, parts
+from synthfs.plan.volume import Volume
 from synthfs.units import human
 from synthfs.urbackup.hashfile import CHUNK, ENTRY
 
@@ -107,7 +108,9 @@ def _check_tables(disk: Disk) -> Iterator[Finding]:
         return bytes(raw)
 
     with closing(reader):
-        yield from check_disk(disk.length, disk.layout.sector_size, read, moved=disk.layout.made_up)
+        layout = disk.layout
+        has_table = layout.scheme != "none"
+        yield from check_disk(disk.length, layout.sector_size, read, moved=layout.made_up, has_table=has_table)
 
 
 def check_file(

@@ -28,8 +28,9 @@ from synthfs.model import Fault, Finding
 from synthfs.plan import container
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
-from synthfs.plan.disk import Disk, Planner, Volume
+from synthfs.plan.disk import Disk
 from synthfs.plan.renew import new_identity as renewed_disk
+from synthfs.plan.volume import Planner, Volume
 from synthfs.units import human
 
 _MOST_LINES = 20

@@ -57,11 +57,41 @@ def parse(raw: bytes) -> BootSector | None:
     return None
 
 
+def partition_length(boot: bytes, volume_length: int) -> int:
+    """Bytes of the partition that an image of `volume_length` bytes was taken of, as far as its boot sector tells.
+
+    UrBackup images of an NTFS volume what NTFS counts, and NTFS does not count the last sector of its partition.
+    """
+    found = parse(boot)
+    ends_early = found is not None and found.file_system == "NTFS" and found.length == volume_length
+    return volume_length + found.sector_size if found and ends_early else volume_length
+
+
+def same_volume(sector: bytes, boot: bytes) -> bool:
+    """Whether `sector`, the first 512 bytes of a disk, is the first sector of the volume that begins with `boot`.
+
+    A disk without a partition table begins with its volume. The two were read one after another, and between the reads a file
+    system in use may have changed its own "mounted" mark (FAT32 offset 65, FAT16 offset 37) or count of used clusters (exFAT).
+    """
+    first, second = (bytearray(raw[:512]) for raw in (sector, boot))
+    if len(first) < 512 or len(second) < 512 or parse(bytes(second)) is None:
+        return False
+    volatile = range(106, 113) if second[3:11] == b"EXFAT   " else () if second[3:11] == b"NTFS    " else (37, 65)
+    for at in volatile:
+        first[at] = second[at] = 0
+    return first == second
+
+
 def _is_fat(raw: bytes) -> bool:
     """FAT has no signature of its own: a jump, one or two FATs, and a media byte that DOS knows."""
     jump = raw[0] == 0xEB or raw[0] == 0xE9
     cluster = raw[13]
     return jump and cluster & cluster - 1 == 0 and cluster > 0 and raw[16] in (1, 2) and raw[21] >= 0xF0
+
+
+def is_fat32(raw: bytes) -> bool:
+    """Whether a FAT volume is FAT32, which has no 16-bit count of sectors per FAT (offset 22)."""
+    return raw[22:24] == bytes(2)
 
 
 _EXT_MAGIC_AT = 1024 + 56
@@ -85,7 +115,19 @@ def file_system(raw: bytes) -> str | None:
     return None
 
 
-def uuid(raw: bytes) -> UUID | None:
-    """The UUID of an ext or XFS file system, from the first 4 KiB; None for others, whose ids are shorter."""
-    at = {"ext": 1024 + 104, "XFS": 32}.get(file_system(raw) or "")
-    return UUID(bytes=raw[at : at + 16]) if at is not None and len(raw) >= at + 16 else None
+def volume_id(raw: bytes) -> str | None:
+    """The id of the file system at the start of `raw` (4 KiB are enough), as blkid(8) prints it in UUID.
+
+    A UUID for ext and XFS, 16 hexadecimal digits for NTFS, XXXX-XXXX for FAT and exFAT. None where it is not known.
+    """
+    match file_system(raw):
+        case "ext" | "XFS" as system:
+            at = 1024 + 104 if system == "ext" else 32
+            return str(UUID(bytes=raw[at : at + 16])) if len(raw) >= at + 16 else None
+        case "NTFS":
+            return f"{int.from_bytes(raw[72:80], 'little'):016X}"
+        case "FAT" | "exFAT" as system:
+            at = 100 if system == "exFAT" else 67 if is_fat32(raw) else 39
+            serial = f"{int.from_bytes(raw[at : at + 4], 'little'):08X}"
+            return f"{serial[:4]}-{serial[4:]}"
+    return None

@@ -57,6 +57,7 @@ TYPE_NAMES = {
 
 _HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 _ENTRY = struct.Struct("<16s16sQQQ72s")
+HEADER_SIZE = _HEADER.size
 _CRC_AT = 16
 
 

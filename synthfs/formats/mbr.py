@@ -10,8 +10,11 @@
     entry:  0  1  status (80: active)        4  1  type          8  4  first LBA, LE
             1  3  CHS of the first sector    5  3  CHS of last  12  4  sectors, LE
 
-Source: UEFI specification 2.10, section 5.2. Extended boot records are not read: UrBackup does not save them.
-LBAs are in logical sectors of the disk, whatever their size.
+Source: UEFI specification 2.10, section 5.2. LBAs are in logical sectors of the disk, whatever their size.
+
+An extended partition is a chain of records of the same form, without boot code: the first entry is a logical drive, counted
+from the record's own sector; the second one is the next record with its drive, counted from the start of the extended
+partition. UrBackup does not save them.
 """
 
 import struct
@@ -21,12 +24,13 @@ from synthfs.errors import FormatError
 
 SIZE = 512
 PROTECTIVE = 0xEE
+ACTIVE = 0x80
 EXTENDED = frozenset((0x05, 0x0F, 0x85))
 LDM, LVM = 0x42, 0x8E
 
 _RECORD = struct.Struct("<440sI2s64s2s")
 _ENTRY = struct.Struct("<B3sB3sII")
-_CHS_TOO_FAR = b"\xfe\xff\xff"
+CHS_TOO_FAR = b"\xfe\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +90,5 @@ def parse(raw: bytes) -> MasterBootRecord:
 def protective(disk_sectors: int) -> MasterBootRecord:
     """The boot record that goes before a GPT (UEFI 5.2.3): one entry of type EE over all the disk that 32 bits can name."""
     sectors = min(disk_sectors - 1, 0xFFFFFFFF)
-    entry = Entry(PROTECTIVE, 1, sectors, 0, b"\x00\x02\x00", _CHS_TOO_FAR)
+    entry = Entry(PROTECTIVE, 1, sectors, 0, b"\x00\x02\x00", CHS_TOO_FAR)
     return MasterBootRecord((entry, Entry(), Entry(), Entry()))

@@ -25,11 +25,22 @@ Place = tuple[str, int, int]
 """Name, offset, length."""
 
 RECORD = "boot record"
+_MOST_LOGICAL = 128
+"""A chain of more is a circle."""
+
 _BOOT = 4096
 
 
-def check_disk(length: int, sector_size: int, read: Read, *, moved: bool = False) -> Iterator[Finding]:
-    """What is wrong with a disk of `length` bytes. `moved`: its volumes are known to lie elsewhere than they once did."""
+def check_disk(
+    length: int, sector_size: int, read: Read, *, moved: bool = False, has_table: bool = True
+) -> Iterator[Finding]:
+    """What is wrong with a disk of `length` bytes. `moved`: its volumes are known to lie elsewhere than they once did.
+
+    A disk that has no table begins with its volume.
+    """
+    if not has_table:
+        yield from _check_volume("volume", 0, length, sector_size, read, moved)
+        return
     try:
         record = mbr.parse(read(0, mbr.SIZE))
     except FormatError as error:
@@ -43,23 +54,48 @@ def check_disk(length: int, sector_size: int, read: Read, *, moved: bool = False
     if has_gpt or announced:
         yield from _check_gpt(length, sector_size, read, places)
     elif record:
-        yield from _check_record(record, places)
+        yield from _check_record(record, sector_size, read, places)
     yield from _check_apart(places, length)
     for name, start, size in places:
         if name.startswith("partition") and start + size <= length:
             yield from _check_volume(name, start, size, sector_size, read, moved)
 
 
-def _check_record(record: mbr.MasterBootRecord, places: list[Place]) -> Iterator[Finding]:
+def _check_record(record: mbr.MasterBootRecord, sector_size: int, read: Read, places: list[Place]) -> Iterator[Finding]:
     places.append((RECORD, 0, mbr.SIZE))
     for number, entry in enumerate(record.entries, 1):
         at = 446 + 16 * (number - 1)
-        if entry.status not in (0, 0x80):
+        if entry.status not in (0, mbr.ACTIVE):
             yield _bad(RECORD, f"entry {number} has status {entry.status:02x}, and only 00 and 80 mean anything", at)
-        if entry.used:
-            places.append((f"partition {number}", entry.first_lba * mbr.SIZE, entry.sectors * mbr.SIZE))
-    if sum(entry.status == 0x80 for entry in record.entries) > 1:
+        start, length = entry.first_lba * sector_size, entry.sectors * sector_size
+        if entry.used and entry.extended:
+            yield from _check_logical_drives(f"partition {number}", start, length, sector_size, read, places)
+        elif entry.used:
+            places.append((f"partition {number}", start, length))
+    if sum(entry.status == mbr.ACTIVE for entry in record.entries) > 1:
         yield _bad(RECORD, "more than one partition is active, and no BIOS boots that", 446)
+
+
+def _check_logical_drives(
+    name: str, start: int, length: int, sector_size: int, read: Read, places: list[Place]
+) -> Iterator[Finding]:
+    """The chain of records in the extended partition called `name`. Adds them and the drives to `places`."""
+    at, before = start, len(places)
+    for number in range(5, 5 + _MOST_LOGICAL):
+        try:
+            first, following, *_ = mbr.parse(read(at, mbr.SIZE)).entries
+        except FormatError as error:
+            yield _bad(f"{name}: extended boot record", str(error), at)
+            break
+        places.append((f"{name}: extended boot record", at, mbr.SIZE))
+        if first.used:
+            places.append((f"partition {number}", at + first.first_lba * sector_size, first.sectors * sector_size))
+        if not following.used:
+            break
+        at = start + following.first_lba * sector_size
+    for place, offset, size in places[before:]:
+        if not start <= offset <= offset + size <= start + length:
+            yield _bad(place, f"lies outside {name}", offset)
 
 
 def _check_gpt(length: int, sector_size: int, read: Read, places: list[Place]) -> Iterator[Finding]:

@@ -10,9 +10,10 @@ from functools import partial
 
 from synthfs.model import STATUS_DIRECTORY, Ask
 from synthfs.plan import container, renew
-from synthfs.plan.catalog import Catalog, Machine
+from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format, Outline
 from synthfs.plan.disk import Disk
+from synthfs.plan.machine import Machine
 from synthfs.plan.names import windows_names
 from synthfs.plan.readme import readme
 from synthfs.plan.tree import (

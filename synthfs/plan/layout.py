@@ -3,7 +3,10 @@
 A `Layout` is rebuilt from what UrBackup captured (`captured`), or made up for a volume that has no usable one
 (`generated`). The captured bytes are kept wherever they are sound; what the capture lacks (a backup GPT, checksums) is
 made fresh. Nothing is taken on trust: an `.mbr` comes from the backed-up machine, so overlaps, wrong checksums and places
-outside the disk are FormatErrors here, and no later room has to look again.
+outside the disk are FormatErrors here, and no later module has to look again.
+
+A GPT tells how long its disk is. A boot record does not: such a disk ends at the first whole MiB behind its last partition,
+since virtual machines and clouds want whole MiB (qemu with `cache=none`, KubeVirt, Azure).
 
 Not for: volumes and images (`plan/disk`). Units: bytes; LBAs in logical sectors of the disk.
 """
@@ -16,7 +19,7 @@ from uuid import UUID
 
 from synthfs import identity
 from synthfs.errors import FormatError
-from synthfs.formats import gpt, mbr
+from synthfs.formats import bootsector, gpt, mbr
 from synthfs.model import VOLUME_OFFSET, Note
 from synthfs.units import MiB, TiB, align_up
 from synthfs.urbackup.mbrfile import CapturedGpt, MbrFile
@@ -49,13 +52,19 @@ class Partition:
         return self.start + self.length
 
 
-EXTENDED = "an extended partition"
+    @property
+    def body(self) -> int:
+        """Where it begins to be anything else than a table: an extended partition begins with a boot record of its own."""
+        return self.start + min(mbr.SIZE, self.length) if self.container == EXTENDED else self.start
+
+
+EXTENDED, LVM = "an extended partition", "an LVM physical volume"
 _MBR_CONTAINERS = dict.fromkeys(mbr.EXTENDED, EXTENDED) | {
-    mbr.LVM: "an LVM physical volume",
+    mbr.LVM: LVM,
     mbr.LDM: "a part of a dynamic disk",
 }
 _GPT_CONTAINERS = {
-    gpt.LINUX_LVM: "an LVM physical volume",
+    gpt.LINUX_LVM: LVM,
     gpt.LDM_METADATA: "the catalogue of a dynamic disk",
     gpt.LDM_DATA: "a part of a dynamic disk",
 }
@@ -75,10 +84,11 @@ class Layout:
     """A disk without its volumes. `tables` are bytes at their offsets, apart from each other and from all partitions.
 
     `disk_id` is what groups images of one disk: GPT disk GUID or MBR signature, None where that is zero. `made_up` marks
-    one that no disk ever had.
+    one that no disk ever had. `scheme` is "none" for a disk without a table, whose one "partition" is its volume.
+    `extended` are the boot records of logical drives, with their offsets.
     """
 
-    scheme: Literal["GPT", "MBR", "as imaged"]
+    scheme: Literal["GPT", "MBR", "none", "as imaged"]
     disk_id: str | None
     sector_size: int
     length: int
@@ -88,6 +98,7 @@ class Layout:
     extra: tuple[int, bytes] | None = None
     notes: tuple[Note, ...] = ()
     made_up: bool = False
+    extended: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def tables(self) -> list[tuple[str, int, bytes]]:
@@ -100,28 +111,41 @@ class Layout:
                 found.append((f"{which} entries", header.entries_lba * self.sector_size, entries))
         if self.extra:
             found.append(("boot loader", *self.extra))
+        found += [("extended boot record", offset, raw) for offset, raw in self.extended]
         return found
 
     @cached_property
     def digest(self) -> bytes:
-        """Stands for all bytes of the tables. Kept, since thousands of disks may share one layout."""
-        return identity.digest("layout", *(part for _, offset, data in self.tables for part in (offset, data)))
+        """Stands for all bytes of the tables, and for the disk's length where they do not tell it.
+
+        Kept, since thousands of disks may share one layout.
+        """
+        parts: list[int | bytes] = [part for _, offset, data in self.tables for part in (offset, data)]
+        # Version 0.1.0 ended such a disk with its last partition: one of the same bytes keeps the edition that it had.
+        if not self.gpt and self.length != max(partition.end for partition in self.partitions):
+            parts.append(self.length)
+        return identity.digest("layout", *parts)
 
 
-def captured(sidecar: MbrFile) -> Layout:
-    """The layout of the disk that `sidecar` was read from. Raises FormatError where no sound one can be made."""
-    return _checked(_captured_gpt(sidecar) if sidecar.primary else _captured_mbr(sidecar))
+def captured(sidecar: MbrFile, sector_size: int = mbr.SIZE) -> Layout:
+    """The layout of the disk that `sidecar` was read from. Raises FormatError where no sound one can be made.
+
+    `sector_size` is that of a disk with a boot record alone, which does not name it. A GPT does.
+    """
+    return _checked(_captured_gpt(sidecar) if sidecar.primary else _captured_mbr(sidecar, sector_size))
 
 
-def _captured_mbr(sidecar: MbrFile) -> Layout:
+def _captured_mbr(sidecar: MbrFile, sector_size: int) -> Layout:
     record = mbr.parse(sidecar.boot_record)
     if any(entry.type == mbr.PROTECTIVE for entry in record.entries):
         raise FormatError("the boot record announces a GPT that was not captured")
+    if any(entry.status not in (0, mbr.ACTIVE) for entry in record.entries):
+        raise FormatError("the first sector of the disk is no boot record: a status is neither 00 nor 80")
     partitions = tuple(
         Partition(
             number,
-            entry.first_lba * mbr.SIZE,
-            entry.sectors * mbr.SIZE,
+            entry.first_lba * sector_size,
+            entry.sectors * sector_size,
             "extended" if entry.extended else f"type {entry.type:02x}",
             "",
             None,
@@ -132,9 +156,9 @@ def _captured_mbr(sidecar: MbrFile) -> Layout:
     )
     if not partitions:
         raise FormatError("the boot record has no partition")
-    length = max(partition.end for partition in partitions)
+    length = align_up(max(partition.end for partition in partitions), MiB)
     disk_id = f"{record.signature:08x}" if record.signature else None
-    notes: list[Note] = []
+    notes = [_LENGTH_UNKNOWN]
     extra: tuple[int, bytes] | None = None
     if sidecar.extra:
         first = min(partition.start for partition in partitions)
@@ -142,7 +166,29 @@ def _captured_mbr(sidecar: MbrFile) -> Layout:
             extra = (sidecar.extra_position, sidecar.extra)
         else:
             notes.append(Note("captured boot loader sectors lie inside a partition and were left out", warning=True))
-    return Layout("MBR", disk_id, mbr.SIZE, length, partitions, record, None, extra, tuple(notes))
+    empty = tuple((p.start, _EMPTY_RECORD) for p in partitions if p.container == EXTENDED)
+    return Layout("MBR", disk_id, sector_size, length, partitions, record, None, extra, tuple(notes), extended=empty)
+
+
+_LENGTH_UNKNOWN = Note("the original disk's length is not recorded: this one ends at a whole MiB behind its last partition")
+
+_EMPTY_RECORD = mbr.MasterBootRecord((mbr.Entry(),) * 4).pack()
+"""An extended boot record without a logical drive. GNU parted refuses a whole disk where there is none at all."""
+
+
+def unpartitioned(volume_length: int, boot: bytes) -> Layout:
+    """A disk without a partition table, such as some sticks: its volume begins at its first byte.
+
+    `volume_length` is that of the image, `boot` the beginning of the volume.
+    """
+    found = bootsector.parse(boot)
+    sector_size = found.sector_size if found and found.sector_size == 4096 else mbr.SIZE
+    length = align_up(max(volume_length, bootsector.partition_length(boot, volume_length)), sector_size)
+    volume = Partition(1, 0, length, "volume without a partition table", "", None)
+    return Layout("none", None, sector_size, align_up(length, MiB), (volume,), None, notes=(_NO_TABLE, _LENGTH_UNKNOWN))
+
+
+_NO_TABLE = Note("the disk has no partition table: its volume begins at its first sector")
 
 
 def _captured_gpt(sidecar: MbrFile) -> Layout:
@@ -214,28 +260,40 @@ def _sound(copy: CapturedGpt, sector_size: int) -> tuple[gpt.Header, tuple[gpt.E
     return header, gpt.parse_entries(header, copy.table)
 
 
-def generated(volume_length: int, kind: UUID, label: str, disk_guid: UUID, partition_guid: UUID) -> Layout:
-    """A GPT disk of 512-byte sectors with one partition for a volume of `volume_length` bytes.
+def generated(
+    volume_length: int,
+    kind: UUID,
+    label: str,
+    disk_guid: UUID,
+    partition_guid: UUID,
+    sector_size: int = 512,
+    start: int = VOLUME_OFFSET,
+) -> Layout:
+    """A GPT disk with one partition for a volume of `volume_length` bytes.
 
     The partition starts at 512 KiB, where the volume starts in a `.raw` file as well: disk offset and file offset agree,
-    so every file system can share the data, whatever its block size.
+    so every file system can share the data, whatever its block size. Another `start`, a multiple of the sector size, is for
+    a volume that tells where it began. Raises FormatError for a start inside the tables, or further than any disk reaches.
     """
-    volume_length = align_up(volume_length, 512)
-    entry_count, tail = 128, 33 * 512
-    length = max(align_up(VOLUME_OFFSET + volume_length + tail, MiB), MIN_GENERATED)
-    last = length // 512 - 1
+    volume_length = align_up(volume_length, sector_size)
+    entry_count = 128
+    table = entry_count * gpt.ENTRY_SIZE // sector_size
+    length = max(align_up(start + volume_length + (table + 1) * sector_size, MiB), MIN_GENERATED)
+    if length > MAX_LENGTH:
+        raise FormatError(f"no disk reaches to {length}")
+    last = length // sector_size - 1
     name = label.encode("utf-16-le", "replace")[:70].ljust(72, b"\0")
-    first = VOLUME_OFFSET // 512
-    entry = gpt.Entry(kind, partition_guid, first, first + volume_length // 512, 0, name)
+    first = start // sector_size
+    entry = gpt.Entry(kind, partition_guid, first, first + volume_length // sector_size, 0, name)
     nothing = UUID(int=0)
     entries = (entry, *[gpt.Entry(nothing, nothing, 0, 1)] * (entry_count - 1))
-    blank = gpt.Header(1, last, 34, last - 33, disk_guid, 2, entry_count, gpt.ENTRY_SIZE, 0)
+    rest = bytes(sector_size - gpt.HEADER_SIZE)
+    blank = gpt.Header(1, last, table + 2, last - table - 1, disk_guid, 2, entry_count, gpt.ENTRY_SIZE, 0, rest=rest)
     primary = gpt.with_entries(blank, gpt.pack_entries(entries))
-    table = Gpt(primary, gpt.twin(primary, last - 32), entries)
-    partition = Partition(1, VOLUME_OFFSET, volume_length, gpt.TYPE_NAMES[kind], label, partition_guid)
-    return _checked(
-        Layout("GPT", str(disk_guid), 512, length, (partition,), mbr.protective(length // 512), table, made_up=True)
-    )
+    both = Gpt(primary, gpt.twin(primary, last - table), entries)
+    partition = Partition(1, start, volume_length, gpt.TYPE_NAMES[kind], label, partition_guid)
+    record = mbr.protective(length // sector_size)
+    return _checked(Layout("GPT", str(disk_guid), sector_size, length, (partition,), record, both, made_up=True))
 
 
 def as_imaged(length: int, sector_size: int) -> Layout:
@@ -258,7 +316,8 @@ def with_gpt(layout: Layout, disk_guid: UUID, entries: tuple[gpt.Entry, ...]) ->
 def _checked(layout: Layout) -> Layout:
     """`layout` itself, if all of it lies on the disk and nothing overlaps."""
     places = [(f"the {name}", offset, len(data)) for name, offset, data in layout.tables]
-    places += [(f"partition {p.number}", p.start, p.length) for p in layout.partitions]
+    only_a_table = [p for p in layout.partitions if p.container == EXTENDED and p.length <= mbr.SIZE]
+    places += [(f"partition {p.number}", p.body, p.end - p.body) for p in layout.partitions if p not in only_a_table]
     _check_apart(places, layout.length)
     return layout
 

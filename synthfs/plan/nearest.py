@@ -3,7 +3,7 @@
 Not for: what a time is, or what else counts (`plan/catalog`). Times in seconds.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
@@ -18,10 +18,10 @@ class Timeline(Generic[T]):
         self._entries = sorted(entries, key=lambda entry: entry[:2])
         self._times = [time for time, _, _ in self._entries]
 
-    def at(self, time: int) -> T | None:
-        """The first thing of exactly that time."""
-        index = bisect_left(self._times, time)
-        return self._entries[index][2] if self._times[index : index + 1] == [time] else None
+    def at(self, time: int) -> list[T]:
+        """All things of exactly that time, in order of their names."""
+        first, end = bisect_left(self._times, time), bisect_right(self._times, time)
+        return [thing for _, _, thing in self._entries[first:end]]
 
     def nearest(self, time: int) -> tuple[int, str, T] | None:
         """Distance, name and thing; None where there is nothing at all."""

@@ -39,7 +39,7 @@ def partition_name(content: Content) -> str:
 def _in_order(disk: Disk, length: int) -> Iterator[Part]:
     """A container that begins with the disk itself."""
     named: list[tuple[int, int, str, int | None]] = [(at, len(data), name, None) for name, at, data in disk.layout.tables]
-    named += [(c.partition.start, c.partition.length, partition_name(c), 0) for c in disk.contents]
+    named += [(p.body, p.end - p.body, partition_name(c), p.body - p.start) for c in disk.contents for p in [c.partition]]
     end = 0
     for offset, amount, name, inside in sorted(named, key=lambda each: each[0]):
         if end < offset:

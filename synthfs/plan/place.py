@@ -1,95 +1,180 @@
 """Where on its disk an imaged volume belongs.
 
 UrBackup records a partition *number*, and not even that means one thing: a Windows client counts the partitions that
-exist, a Linux client takes the number in the device's name, which is the table slot. So the number is only the first
-witness. The others are the volume's length, which must fit, and what its boot sector says of its own place.
+exist, a Linux client takes the number in the device's name, which is the table slot. Numbers go stale as well: Windows counts
+on after a partition was deleted, until it is restarted. So the number is only the first witness. The others are the volume's
+length, which must fit, what its boot sector says of its own place, and, from Linux clients, the id of what the named
+partition holds.
 
-Not for: reading tables (`plan/layout`) or deciding what to do with a volume that has no place. Units: bytes.
+    number and boot sector agree, or there is no boot sector that tells       there
+    they do not, and the volume fills the partition of its number exactly     there, in doubt
+    they do not                                                               where the boot sector says, in doubt
+    the number means no partition, or one that is too small                   where the boot sector says, or in the only
+                                                                              partition of the image's length, in doubt
+    the named partition holds something else (LVM, LUKS)                      nowhere
+    a logical drive, a dynamic volume, a whole disk                           nowhere
+
+A place that is in doubt has an alternative, for the case that the image of another volume has that place without doubt: then
+the boot sector is a stale one, as in a partition that was made by copying another one (`plan/claims`).
+
+Not for: reading tables (`plan/layout`), logical drives (`plan/logical`), or deciding what to do with a volume that has no
+place. Units: bytes.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from synthfs.formats import bootsector
 from synthfs.model import Note
-from synthfs.plan.layout import EXTENDED, Layout, Partition
+from synthfs.plan.layout import EXTENDED, LVM, Layout, Partition
 from synthfs.urbackup.mbrfile import WHOLE_DISK_NUMBER, MbrFile
 
 
 @dataclass(frozen=True, slots=True)
-class Nowhere:
-    """No partition of the captured tables can hold the volume. `why` is a clause: "the image is longer than …"."""
+class NotPlaced:
+    """No partition of the captured tables can hold the volume. `why` is a clause: "the image is longer than …".
+
+    `logical` is the number of a logical drive, counted from 1; None for any other volume.
+    """
 
     why: str
+    logical: int | None = None
 
 
-def locate(
-    layout: Layout, sidecar: MbrFile, volume_length: int, boot: bytes
-) -> tuple[Partition, tuple[Note, ...]] | Nowhere:
-    """The partition that the volume was read from, with notes where the evidence was not of one mind.
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The partition that a volume was read from. `disputed`: the evidence contradicts itself.
 
-    `boot` is the beginning of the volume.
+    `otherwise` is what to believe if another volume has this place beyond doubt; None where nothing else can be believed.
     """
+
+    partition: Partition
+    notes: tuple[Note, ...] = ()
+    disputed: bool = False
+    otherwise: "Placed | NotPlaced | None" = None
+
+
+_LVM_ID = re.compile(r"[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}")
+"""How LVM writes its ids, with letters of both cases. No file system has one of that form."""
+
+_SHORTEST_ID = len("ABCD-1234")
+"""What blkid prints for FAT and exFAT; something shorter is no id."""
+
+_HOLDERS = {"LVM2_member": "LVM", "LVM1_member": "LVM", "crypto_LUKS": "LUKS", "linux_raid_member": "RAID", "bcache": "bcache"}
+"""What blkid calls a partition that holds other block devices."""
+
+
+def locate(layout: Layout, sidecar: MbrFile, volume_length: int, boot: bytes) -> Placed | NotPlaced:
+    """The partition that the volume was read from, with notes where the evidence contradicts itself.
+
+    `boot` is the beginning of the volume, 4 KiB.
+    """
+    if layout.scheme == "none":
+        return Placed(layout.partitions[0])
     if sidecar.partition_number == WHOLE_DISK_NUMBER:
-        return Nowhere("the image holds a whole disk or a device without a partition number")
+        return NotPlaced("the image holds a whole disk or a device without a partition number")
     if "ynamic volume" in sidecar.error:
-        return Nowhere("it is a dynamic volume, and UrBackup does not save where those lie")
-    named = _numbered(layout, sidecar)
-    if named and named.container:
-        return Nowhere(f"partition {named.number} is {named.container}, and UrBackup does not save what lies where inside it")
-    if named and _is_another(sidecar, boot):
-        return Nowhere(f"partition {named.number} holds something else (its id is {sidecar.serial_number:.64}), as with LVM")
-    if named is None and (_has_logical_drives(layout) or (sidecar.partition_number > 4 and layout.scheme == "MBR")):
+        return NotPlaced("it is a dynamic volume, and UrBackup does not save where those lie")
+    named = numbered(layout, sidecar)
+    stale_id = False
+    if sidecar.from_linux and named:
+        is_volume = _is_volume_of(named, sidecar, volume_length, boot)
+        if isinstance(is_volume, NotPlaced):
+            return is_volume
+        stale_id = not is_volume
+    if named and named.container and not (named.container == LVM and sidecar.from_linux):
+        return NotPlaced(f"partition {named.number} is {named.container}, and UrBackup does not save what lies where inside it")
+    if named is None and (logical := logical_drive(layout, sidecar)):
         # Nothing else is asked: its boot sector counts from its own table, and its length may be that of another partition.
-        return Nowhere(f"it is logical drive {sidecar.partition_number}, and UrBackup does not save where those lie")
-    fitting = [p for p in layout.partitions if not p.container and volume_length <= p.length]
-    told = _told_by_boot_sector(layout, fitting, boot)
-    if named in fitting and (not told or named in told):
-        return named, ()
-    if named in fitting and _fills(named, volume_length, layout.sector_size) and not any(
-        _fills(other, volume_length, layout.sector_size) for other in told
-    ):
-        return named, (_doubt(named, told[0]),)
-    if len(told) == 1:
-        return told[0], (_disagreement(sidecar, named, told[0], "its boot sector names that place"),)
-    if named in fitting:
-        return named, ()
-    exact = [p for p in fitting if _fills(p, volume_length, layout.sector_size)]
+        why = f"it is logical drive {sidecar.partition_number}, and UrBackup does not save where those lie"
+        return NotPlaced(why, max(logical, 0))
+    notes = (_stale_id(sidecar, named),) if stale_id and named else ()
+    return _by_place_and_length(layout, sidecar, volume_length, boot, named, notes)
+
+
+def _by_place_and_length(
+    layout: Layout, sidecar: MbrFile, volume_length: int, boot: bytes, named: Partition | None, notes: tuple[Note, ...]
+) -> Placed | NotPlaced:
+    """The number (`named`), the boot sector and the length, against each other."""
+    fitting = [p for p in layout.partitions if (not p.container or p == named) and volume_length <= p.length]
+    told = next(iter(_told_by_boot_sector(layout, fitting, boot)), None)
+    size = layout.sector_size
+    if named in fitting and told == named:
+        return Placed(named, notes)
+    if named in fitting and told is None:
+        other = _other_order(layout, sidecar, volume_length)
+        return Placed(named, (*notes, _order_unsure(named, other)), disputed=True) if other else Placed(named, notes)
+    if named in fitting and told:
+        by_number = Placed(named, (*notes, _stale_boot_sector(named, told)), disputed=True)
+        if _fills(named, volume_length, size) and not _fills(told, volume_length, size):
+            return by_number
+        note = _disagreement(sidecar, named, told, "its boot sector names that place")
+        return Placed(told, (note,), disputed=True, otherwise=by_number)
+    nowhere = _no_room(sidecar, named, volume_length)
+    if told:
+        return Placed(told, (_disagreement(sidecar, named, told, "its boot sector names that place"),), True, nowhere)
+    exact = [p for p in fitting if _fills(p, volume_length, size)]
     if len(exact) == 1:
-        return exact[0], (_disagreement(sidecar, named, exact[0], "it alone has the image's length"),)
-    if named:
-        return Nowhere(f"the image is longer than partition {named.number} ({volume_length} bytes against {named.length})")
-    return Nowhere(f"the disk has no partition of number {sidecar.partition_number}")
+        return Placed(exact[0], (_disagreement(sidecar, named, exact[0], "it alone has the image's length"),), True, nowhere)
+    return nowhere
 
 
-def _numbered(layout: Layout, sidecar: MbrFile) -> Partition | None:
+def numbered(layout: Layout, sidecar: MbrFile) -> Partition | None:
     """The partition that the recorded number means, by the rule of the client's system."""
     number = sidecar.partition_number
     if sidecar.from_linux:
         return next((p for p in layout.partitions if p.number == number), None)
-    volumes = [p for p in layout.partitions if p.container != EXTENDED]
+    volumes = _counted_by_windows(layout)
     return volumes[number - 1] if 0 < number <= len(volumes) else None
 
 
-def _has_logical_drives(layout: Layout) -> bool:
-    return any(p.container == EXTENDED for p in layout.partitions)
+def logical_drive(layout: Layout, sidecar: MbrFile) -> int | None:
+    """Which logical drive, counted from 1, the recorded number means; None where it can be none."""
+    number = sidecar.partition_number
+    if layout.scheme != "MBR" or not (number > 4 or any(p.container == EXTENDED for p in layout.partitions)):
+        return None
+    return number - 4 if sidecar.from_linux else number - len(_counted_by_windows(layout))
 
 
-def _is_another(sidecar: MbrFile, boot: bytes) -> bool:
-    """Whether the volume is no partition's, although the sidecar names one.
+def _counted_by_windows(layout: Layout) -> list[Partition]:
+    return [p for p in layout.partitions if p.container != EXTENDED]
+
+
+def _is_volume_of(named: Partition, sidecar: MbrFile, volume_length: int, boot: bytes) -> bool | NotPlaced:
+    """Whether the volume is what the named partition holds; False where it is, under another id.
 
     For a logical volume a Linux client names the partition of the physical volume below, with the id found there.
     """
-    uuid = bootsector.uuid(boot)
-    return sidecar.from_linux and uuid is not None and sidecar.serial_number.lower() not in ("", str(uuid))
+    recorded, own = sidecar.serial_number, bootsector.volume_id(boot)
+    holder = _HOLDERS.get(sidecar.file_system) or ("LVM" if _LVM_ID.fullmatch(recorded) else None)
+    if holder and holder != bootsector.file_system(boot):
+        return NotPlaced(f"partition {named.number} holds something else (its id is {recorded:.64}), as with {holder}")
+    if named.container and not (own and own.lower() == recorded.lower()):
+        return NotPlaced(f"partition {named.number} is {named.container}, and UrBackup does not save what lies where inside it")
+    if own is None or len(recorded) < _SHORTEST_ID or recorded.lower() == own.lower():
+        return True
+    # A logical volume is shorter than the partition below it, where LVM has its own data as well.
+    if bootsector.partition_length(boot, volume_length) == named.length:
+        return False
+    return NotPlaced(f"partition {named.number} holds something else (its id is {recorded:.64}), as with LVM")
 
 
 def _told_by_boot_sector(layout: Layout, fitting: Sequence[Partition], boot: bytes) -> list[Partition]:
-    """Partitions that begin where an NTFS, FAT or exFAT volume says that it begins. Empty where it does not say."""
+    """The partition that begins where an NTFS, FAT or exFAT volume says that it begins. Empty where it does not say."""
     found = bootsector.parse(boot)
     if found is None or found.hidden_sectors == 0:
         return []
     return [p for p in fitting if p.start == found.hidden_sectors * layout.sector_size]
+
+
+def _other_order(layout: Layout, sidecar: MbrFile, volume_length: int) -> Partition | None:
+    """What the number would mean if Windows counted by place on the disk; None where that is the same, or cannot be."""
+    if sidecar.from_linux:
+        return None
+    volumes, index = _counted_by_windows(layout), sidecar.partition_number - 1
+    by_slot, by_place = volumes[index], sorted(volumes, key=lambda p: p.start)[index]
+    return None if by_place == by_slot or by_place.container or volume_length > by_place.length else by_place
 
 
 def _fills(partition: Partition, volume_length: int, sector_size: int) -> bool:
@@ -97,9 +182,25 @@ def _fills(partition: Partition, volume_length: int, sector_size: int) -> bool:
     return partition.length - sector_size <= volume_length
 
 
-def _doubt(believed: Partition, told: Partition) -> Note:
-    text = f"volume placed in partition {believed.number}, whose number and length are right, although its boot sector names "
+def _no_room(sidecar: MbrFile, named: Partition | None, volume_length: int) -> NotPlaced:
+    if named:
+        return NotPlaced(f"the image is longer than partition {named.number} ({volume_length} bytes against {named.length})")
+    return NotPlaced(f"the disk has no partition of number {sidecar.partition_number}")
+
+
+def _stale_id(sidecar: MbrFile, named: Partition) -> Note:
+    text = f"the recorded id is {sidecar.serial_number:.64}, not that of the file system; the volume is in partition "
+    return Note(f"{text}{named.number} all the same, since it fills it to the byte")
+
+
+def _stale_boot_sector(believed: Partition, told: Partition) -> Note:
+    text = f"volume placed in partition {believed.number}, which its number means, although its boot sector names "
     return Note(f"{text}the place of partition {told.number}", warning=True)
+
+
+def _order_unsure(believed: Partition, other: Partition) -> Note:
+    text = f"volume placed in partition {believed.number} by its number alone, counted in the order of the table; "
+    return Note(f"{text}counted in the order on the disk it would be partition {other.number}", warning=True)
 
 
 def _disagreement(sidecar: MbrFile, named: Partition | None, believed: Partition, why: str) -> Note:

@@ -13,7 +13,7 @@ a .vmdk with its -flat.vmdk, for other programs). Nothing that is done here can 
 To look into one on Windows, open a command prompt as administrator and run:
 
     diskpart
-    select vdisk file=\\\\SERVER\\SHARE\\{path}
+    select vdisk file="\\\\SERVER\\SHARE\\{path}"
     attach vdisk readonly
 
 SERVER and SHARE are those under which you found this file. When you are done: `detach vdisk`.
@@ -24,7 +24,7 @@ original. Restore and boot from the plain one.
 
 A volume that Windows will not read, or that has to be written to: make a local disk that keeps its changes for itself:
 
-    create vdisk file=C:\\difference.vhd parent=\\\\SERVER\\SHARE\\{path}
+    create vdisk file=C:\\difference.vhd parent="\\\\SERVER\\SHARE\\{path}"
     attach vdisk
 
 (These commands are Microsoft's; they have not been run against this share by its makers, who have no Windows.)

@@ -150,8 +150,10 @@ def _wanted(catalog: Catalog, keep: int, form: Format, client: str) -> list[Make
 
 
 def group_of(disk: Disk) -> str:
-    """What images of one disk share over time: its identity, or the volume where it stands alone."""
-    return disk.layout.disk_id if disk.layout.disk_id and not disk.layout.made_up else f"volume {disk.image.letter}"
+    """What images of one disk share over time: its identity, with the device where several have it; the volume of one alone."""
+    if not disk.layout.disk_id or disk.layout.made_up:
+        return f"volume {disk.image.letter}"
+    return f"{disk.layout.disk_id} on {disk.device}" if disk.device else disk.layout.disk_id
 
 
 def _frozen(disk: Disk, form: Format) -> Frozen:

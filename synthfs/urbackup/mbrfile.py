@@ -17,6 +17,7 @@ of the file before it is used, and no position or number is judged here (`plan/l
 Source: UrBackup's `urbackupcommon/mbrdata.h` and `common/data.cpp`, versions 2.5.x.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -25,6 +26,10 @@ from synthfs.errors import FormatError
 MBR, GPT, WHOLE_DISK = 0, 1, 100
 WHOLE_DISK_NUMBER = -1
 """The partition number of an image that is no partition."""
+
+_LINUX = "LINUX:"
+_NUMBERED_NAME = re.compile(r"[0-9]p$")
+"""What is left of the name of a partition of a disk whose own name ends with a digit, without the number: `/dev/nvme0n1p`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,15 @@ class MbrFile:
     @property
     def from_linux(self) -> bool:
         """Whether a Linux client wrote it, which numbers partitions by table slot and not by order."""
-        return self.volume_name.startswith("LINUX:")
+        return self.volume_name.startswith(_LINUX)
+
+    @property
+    def device(self) -> str:
+        """The disk, as the client called it at that moment: `/dev/sda` on Linux, `disk 0` on Windows. No lasting identity."""
+        if not self.from_linux:
+            return f"disk {self.device_number}"
+        name = self.volume_name.removeprefix(_LINUX).removesuffix(str(self.partition_number))
+        return name[:-1] if _NUMBERED_NAME.search(name) else name
 
 
 class _Reader:

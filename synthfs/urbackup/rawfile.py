@@ -46,6 +46,11 @@ def volume_length(size: int, head: bytes) -> int:
     return align_down(rest, 512)
 
 
+def stored_length(size: int) -> int:
+    """Bytes that a `.raw` file of `size` bytes has behind its wrapper, which are those of its volume up to 2 TiB."""
+    return align_down(max(size - VOLUME_OFFSET, 0), 512)
+
+
 def _said_by_wrapper(head: bytes) -> int | None:
     """The length of the volume by the boot record that UrBackup made up, modulo 2 TiB; None where there is none."""
     if head[510:512] != b"\x55\xaa" or head[_ENTRY_AT_WRAPPER : _ENTRY_AT_WRAPPER + 12] != _WRAPPER_ENTRY:

@@ -1,0 +1,253 @@
+"""Which images stand beside each other on a disk: the choice between several images of one partition.
+
+An image of C: belongs on one disk with the ESP that was imaged beside it and with D:, which has its own backup of about
+the same time. Candidates for a partition are the offered images of the same client whose own `.mbr` names the same disk and
+puts them at the same place. Of those the one is taken that
+
+    1. UrBackup itself associates with the image (SYSVOL and ESP of a C:),
+    2. was taken in the same snapshot group (equal `backuptime`),
+    3. lies nearest in time, before or after: volumes of one run are imaged one after another.
+
+Whether its place is beyond doubt decides only between images that claim one place in one run: then one of them is wrong.
+Images of two volumes are of one run if each is the nearest of its volume to the other, and they began within twelve hours.
+
+Several disks of one machine may have equal tables, down to the ids (`dd`, or `sfdisk -d sda | sfdisk sdb`). They are told apart
+by the device that the `.mbr` names. That name is no identity: Windows numbers its disks anew at each start, and Linux may swap
+sda and sdb. So it counts only where it must: where images of different volumes have one place on two devices. Then siblings
+come from the same device alone, and from another run only if the disk was that device then, which the image of its own
+partition tells.
+
+Not for: places (`plan/place`), disks (`plan/disk`). Times in seconds.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+from synthfs.formats import bootsector
+from synthfs.model import ImageRow
+from synthfs.plan.layout import Layout, Partition
+from synthfs.plan.nearest import Timeline
+from synthfs.plan.volume import Volume
+
+ONE_RUN = 12 * 3600
+"""Images that began further apart are not of one run. Backups of most machines are a day or more apart."""
+
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """An offered volume with its time: UrBackup's record, if there is one, and the image's stamp.
+
+    `clock` is in seconds of the server's own clock: good for differences only, its time zone is not known.
+    """
+
+    volume: Volume
+    row: ImageRow | None
+    clock: int
+
+    @property
+    def name(self) -> str:
+        return self.volume.image.name
+
+    @property
+    def letter(self) -> str:
+        return self.volume.image.letter
+
+    def distance(self, other: "Dated") -> int:
+        """Seconds from this image to `other`, positive where `other` is newer.
+
+        By UrBackup's UTC times where both have a row, by their stamps of the server's clock otherwise.
+        """
+        if self.row and other.row:
+            return other.row.backuptime - self.row.backuptime
+        return other.clock - self.clock
+
+    def nearness(self, other: "Dated") -> tuple[int, str]:
+        """What orders images by their distance from this one."""
+        return abs(self.distance(other)), other.name
+
+
+class Series:
+    """Images by their time."""
+
+    def __init__(self, images: Iterable[Dated]) -> None:
+        images = tuple(images)
+        self._by_clock = Timeline((each.clock, each.name, each) for each in images)
+        self._recorded = Timeline((each.row.backuptime, each.name, each) for each in images if each.row)
+        self._unrecorded = Timeline((each.clock, each.name, each) for each in images if not each.row)
+
+    def nearest(self, dated: Dated) -> Dated | None:
+        """The one nearest to `dated` in time, before or after; None where there are none."""
+        if dated.row:
+            found = [self._recorded.nearest(dated.row.backuptime), self._unrecorded.nearest(dated.clock)]
+        else:
+            found = [self._by_clock.nearest(dated.clock)]
+        _, _, best = min(filter(None, found), key=lambda each: each[:2], default=(0, "", None))
+        return best
+
+    def at(self, backuptime: int) -> Sequence[Dated]:
+        """Those of exactly that time by UrBackup's record."""
+        return self._recorded.at(backuptime)
+
+
+class Candidates:
+    """The images of one partition, at least one."""
+
+    def __init__(self, images: Sequence[Dated]) -> None:
+        by_letter: defaultdict[str, list[Dated]] = defaultdict(list)
+        for each in images:
+            by_letter[each.letter].append(each)
+        self.images = images
+        self._by_name = {each.name: each for each in images}
+        self._by_letter = {letter: Series(series) for letter, series in by_letter.items()}
+        self._all = Series(images)
+
+    def best_for(self, dated: Dated) -> Dated:
+        """The one that belongs on the disk of `dated`, by the rules above."""
+        if row := dated.row:
+            if associated := [self._by_name[name] for name in row.associated if name in self._by_name]:
+                return min(associated, key=lambda other: (not _together(dated, other), *_merit(dated, other)))
+            if together := self._all.at(row.backuptime):
+                return min(together, key=lambda other: _merit(dated, other))
+        claims = [found for series in self._by_letter.values() if (found := series.nearest(dated))]
+        nearest = min(claims, key=dated.nearness)
+        return min((each for each in claims if self._is_one_run(nearest, each)), key=lambda other: _merit(dated, other))
+
+    def _is_one_run(self, one: Dated, other: Dated) -> bool:
+        if one is other:
+            return True
+        back_and_forth = ((one, other), (other, one))
+        mutual = all(self._by_letter[there.letter].nearest(here) is there for here, there in back_and_forth)
+        return mutual and abs(one.distance(other)) <= ONE_RUN
+
+
+def _together(dated: Dated, other: Dated) -> bool:
+    return bool(dated.row and other.row and dated.row.backuptime == other.row.backuptime)
+
+
+def _merit(dated: Dated, other: Dated) -> tuple[bool, int, str]:
+    return other.volume.disputed, *dated.nearness(other)
+
+
+class Siblings:
+    """The offered volumes of all disks of a client, by the partition that they were taken from."""
+
+    def __init__(self, volumes: Sequence[Dated]) -> None:
+        self.devices = Devices(volumes)
+        self._main_disks: set[Key] = set()
+        self._drives: defaultdict[Key, set[int]] = defaultdict(set)
+        by_key: defaultdict[Key, list[Dated]] = defaultdict(list)
+        for dated in volumes:
+            volume, device = dated.volume, self.devices.name(dated)
+            if key := volume.key:
+                by_key[*key, device].append(dated)
+            if volume.logical and volume.drives_key:
+                self._drives[volume.drives_key].add(volume.logical)
+            if volume.disk_key and not volume.image.is_system_partition:
+                self._main_disks.add((*volume.disk_key, device))
+        self._candidates = {key: Candidates(images) for key, images in by_key.items()}
+        self._tables: dict[object, tuple[Layout, list[tuple[Partition, Candidates]]]] = {}
+
+    def has_main_volume(self, dated: Dated) -> bool:
+        """Whether an image of the same disk is one of more than SYSVOL or ESP."""
+        key = dated.volume.disk_key
+        return key is not None and (*key, self.devices.name(dated)) in self._main_disks
+
+    def of(self, dated: Dated) -> Iterator[tuple[int, tuple[Volume, int]]]:
+        """For each other partition of the disk that was imaged: its number, the best image, and its age in seconds."""
+        for partition, candidates in self._imaged(dated):
+            if partition != dated.volume.partition and (best := self._best(dated, candidates)):
+                yield partition.number, (best.volume, dated.distance(best))
+
+    def logical_drives(self, dated: Dated) -> dict[int, Dated]:
+        """The best image of each logical drive of the disk that was imaged, by its number, counted from 1."""
+        found: dict[int, Dated] = {}
+        if (key := dated.volume.drives_key) is None:
+            return found
+        for number in sorted(self._drives[key]):
+            candidates = self._candidates.get((*key, number, self.devices.name(dated)))
+            if number == dated.volume.logical:
+                found[number] = dated
+            elif candidates and (best := self._best(dated, candidates)):
+                found[number] = best
+        return found
+
+    def _best(self, dated: Dated, candidates: Candidates) -> Dated | None:
+        best = candidates.best_for(dated)
+        if not self.devices.name(dated) or self.devices.is_same_disk(dated, best):
+            return best
+        left = [each for each in candidates.images if self.devices.is_same_disk(dated, each)]
+        return Candidates(left).best_for(dated) if left else None
+
+    def _imaged(self, dated: Dated) -> list[tuple[Partition, Candidates]]:
+        """The partitions of the volume's disk that were imaged, with their images. One layout is that of many images."""
+        layout, device = dated.volume.layout, self.devices.name(dated)
+        table = id(layout), device
+        if table not in self._tables:
+            keys = ((partition, dated.volume.key_of(partition)) for partition in layout.partitions)
+            found = ((each, self._candidates.get((*key, device))) for each, key in keys if key)
+            self._tables[table] = layout, [(each, candidates) for each, candidates in found if candidates]
+        return self._tables[table][1]
+
+
+class Devices:
+    """Tells disks of equal tables apart, where images of different volumes have one place on several devices."""
+
+    def __init__(self, volumes: Iterable[Dated]) -> None:
+        places: defaultdict[Key, defaultdict[Key, list[Dated]]] = defaultdict(lambda: defaultdict(list))
+        for dated in volumes:
+            disk, place = dated.volume.disk_key, dated.volume.key
+            if disk and place:
+                places[disk][place].append(dated)
+        self._devices: dict[Key, Sequence[str]] = {}
+        self._series: dict[Key, Series] = {}
+        for disk, by_place in places.items():
+            if any(_are_several([each for each in images if not each.volume.disputed]) for images in by_place.values()):
+                self._devices[disk] = sorted({dated.volume.device for images in by_place.values() for dated in images})
+                for place, images in by_place.items():
+                    for device in self._devices[disk]:
+                        self._series[*place, device] = Series(each for each in images if each.volume.device == device)
+
+    def name(self, dated: Dated) -> str:
+        """The device of an image, where its disk can be told from others by nothing else; empty otherwise."""
+        return dated.volume.device if self.with_table_of(dated) else ""
+
+    def with_table_of(self, dated: Dated) -> Sequence[str]:
+        """The names of all devices that had the table of this image's disk, where they were several disks; empty otherwise."""
+        key = dated.volume.disk_key
+        return self._devices.get(key, ()) if key else ()
+
+    def is_same_disk(self, dated: Dated, other: Dated) -> bool:
+        """Whether this device was the disk of `dated` when `other` was taken.
+
+        Of the images of the same partition on the same device, the one nearest to `other` tells: it has to be of one volume
+        with `dated`.
+        """
+        place = dated.volume.key or ()
+        near = self._series[(*place, dated.volume.device)].nearest(other)
+        return near is None or _identity(near) == _identity(dated)
+
+
+def _are_several(images: Sequence[Dated]) -> bool:
+    """Whether images of one place, on several devices, are of several disks and not of one whose name changed.
+
+    A volume keeps its letter while its disk gets another name. Two volumes have two letters at any one time.
+    """
+    letters: defaultdict[str, set[str]] = defaultdict(set)
+    for each in images:
+        letters[each.volume.device].add(each.letter)
+    if any(one.isdisjoint(other) for one, other in combinations(letters.values(), 2)):
+        return True
+    in_time = sorted(images, key=lambda each: (each.clock, each.name))
+    return any(
+        one.letter != other.letter and one.volume.device != other.volume.device and other.clock - one.clock <= ONE_RUN
+        for one, other in pairwise(in_time)
+    )
+
+
+def _identity(dated: Dated) -> tuple[str, str | None]:
+    """Which volume it is: its letter, and the id of its file system where that is known."""
+    return dated.letter, bootsector.volume_id(dated.volume.image.boot)

@@ -1,0 +1,131 @@
+"""Images that could be of a partition and are not used for it, with the reason.
+
+A partition without an image is zero. That it was not imaged is true only where no image of the machine can be of it. So all
+images are asked that name the partition in any way: by its GUID, its place, its number, or its length. Those of a virtual
+client are among them (`pc[data]` is a second client of the machine `pc`), and those that are not offered.
+
+Not for: the choice of what is used (`plan/siblings`). Units: bytes; times in seconds.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from synthfs.formats import bootsector
+from synthfs.plan.layout import EXTENDED, Layout, Partition
+from synthfs.plan.siblings import Dated, Devices, Key, Series
+
+_MOST = 3
+"""So many images are named; the others say no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An image of the machine. `why` is a clause where it cannot be used whatever its place is, empty otherwise."""
+
+    dated: Dated
+    why: str = ""
+
+
+class Unused:
+    """All images of one machine, by what they tell of the partition that they were taken from."""
+
+    def __init__(self, images: Iterable[Known], devices: Devices) -> None:
+        self._devices = devices
+        self._why: dict[str, str] = {}
+        self._by: defaultdict[Key, list[Dated]] = defaultdict(list)
+        self._found: dict[Key, tuple[Layout, Mapping[str, Series]]] = {}
+        for known in images:
+            if known.why:
+                self._why[known.dated.name] = known.why
+            for key in _told_by(known.dated):
+                self._by[key].append(known.dated)
+
+    def clauses(self, dated: Dated, layout: Layout, used: Mapping[int, object]) -> dict[int, str]:
+        """For each partition of the disk of `dated` that is not `used` and that some image could be of: which, and why not.
+
+        `layout` is that of the disk; the keys of both are numbers of partitions.
+        """
+        found: dict[int, str] = {}
+        for partition in layout.partitions:
+            if partition.number not in used and partition != dated.volume.partition:
+                nearest = [series.nearest(dated) for series in self._could_be(dated, layout, partition).values()]
+                images = sorted(filter(None, nearest), key=dated.nearness)[:_MOST]
+                if images and partition.container:
+                    found[partition.number] = f"volumes that lay in it: {', '.join(each.name for each in images)}"
+                elif images:
+                    reasons = (f"{each.name} is not used, since {self._reason(dated, partition, each)}" for each in images)
+                    found[partition.number] = "; ".join(reasons)
+        return found
+
+    def _could_be(self, dated: Dated, layout: Layout, partition: Partition) -> Mapping[str, Series]:
+        """By letter, the images that could be of a partition. One layout is that of many images."""
+        table = (id(layout), partition.number)
+        if table not in self._found:
+            by_letter: defaultdict[str, dict[str, Dated]] = defaultdict(dict)
+            for key in _tells(dated, layout, partition):
+                for each in self._by.get(key, ()):
+                    by_letter[each.letter][each.name] = each
+            self._found[table] = layout, {letter: Series(images.values()) for letter, images in by_letter.items()}
+        return self._found[table][1]
+
+    def _reason(self, dated: Dated, partition: Partition, other: Dated) -> str:
+        if why := self._why.get(other.name):
+            return why
+        volume = other.volume
+        if volume.alone:
+            return volume.alone
+        here, there = dated.volume.layout, volume.layout
+        if here.disk_id is None or there.disk_id is None:
+            return "disks without an id cannot be told from each other"
+        if here.disk_id != there.disk_id:
+            kind = "GUID" if there.scheme == "GPT" else "signature"
+            return f"its disk has another {kind}, {there.disk_id}"
+        if (volume.partition.start, volume.partition.length) != (partition.start, partition.length):
+            return "the partition had another place or length then"
+        if volume.partition.guid != partition.guid:
+            return "the partition had another GUID then"
+        if volume.device != dated.volume.device:
+            return f"it is of the disk on {volume.device}, which has the same table"
+        return f"{volume.device} was another disk then"
+
+
+def _told_by(dated: Dated) -> Iterator[Key]:
+    """All that an image tells of its partition, in the words of `_tells`."""
+    volume, origin = dated.volume, dated.volume.origin
+    partition = volume.partition if not volume.alone else origin.named if origin else None
+    if volume.whole_disk:
+        return
+    if partition and origin:
+        yield from _by_table(origin.layout, partition)
+    if volume.logical and origin:
+        for extended in origin.layout.partitions:
+            if extended.container == EXTENDED:
+                yield from _by_table(origin.layout, extended)
+    if volume.alone and not volume.logical:
+        # Nothing but the image itself tells where it was, and then only one of exactly that length is worth a word.
+        disk = origin.layout.disk_id if origin else None
+        length = bootsector.partition_length(volume.image.boot, volume.length)
+        yield ("length", disk, length)
+
+
+def _tells(dated: Dated, layout: Layout, partition: Partition) -> Iterator[Key]:
+    """What an image may tell that could be of a partition: its GUID, its place on this disk or on one like it, its length."""
+    yield from _by_table(layout, partition)
+    if not partition.container:
+        yield ("length", None, partition.length)
+        yield ("length", layout.disk_id, partition.length)
+
+
+def _by_table(layout: Layout, partition: Partition) -> Iterator[Key]:
+    if partition.guid and partition.guid.int:
+        yield ("guid", partition.guid)
+    elif layout.disk_id:
+        yield ("start", layout.scheme, layout.disk_id, partition.start)
+    # A disk with another id, or with none: only the same place and length say that it may be this one.
+    yield ("place", layout.scheme, partition.start, partition.length)
+
+
+def machine_of(client: str) -> str:
+    """The name of the machine that a client is of: `pc` for the virtual client `pc[data]`."""
+    return client.partition("[")[0] if client.endswith("]") else client

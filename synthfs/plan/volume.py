@@ -1,0 +1,285 @@
+"""One image at its place: which bytes of its `.raw` are the volume, and where on which disk they were.
+
+The place is worked out from the image's `.mbr`, its length and its boot sector (`plan/place`). A volume whose place is not
+known is alone on a generated disk. A boot record does not say how long the sectors are that it counts in; file systems do, or
+their lengths (`SectorSizes`).
+
+Not for: whole disks (`plan/disk`), choosing between images (`plan/siblings`). Units: bytes.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from synthfs import identity
+from synthfs.errors import FormatError
+from synthfs.extents import Bytes, Extent, FileRange
+from synthfs.formats import bootsector, gpt, mbr
+from synthfs.model import VOLUME_OFFSET, ImageFacts, Note, Packed
+from synthfs.plan import layout as layouts
+from synthfs.plan.layout import EXTENDED, Layout, Partition
+from synthfs.plan.place import NotPlaced, Placed, locate, numbered
+from synthfs.units import MiB
+from synthfs.urbackup import mbrfile, rawfile
+from synthfs.urbackup.mbrfile import MbrFile
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the `.mbr` of an image says of where it was taken: the disk's layout, its device, and a partition number.
+
+    `named` is what that number means in the layout, None where it means nothing. `device` is what the client called the disk
+    at that moment.
+    """
+
+    layout: Layout
+    device: str
+    number: int
+    named: Partition | None
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """An image and the place that it was taken from: `length` bytes from `offset` in its `.raw` are the volume.
+
+    `disputed`: the evidence about its place contradicts itself; `otherwise` is then what to believe if another volume has this
+    place beyond doubt. A volume that is `alone`, on a generated disk, has no place, for the reason that is given there, and
+    still an `origin` where its `.mbr` is of use. `logical` is the number of a logical drive, counted from 1.
+    """
+
+    image: ImageFacts
+    layout: Layout
+    partition: Partition
+    length: int
+    notes: tuple[Note, ...] = ()
+    offset: int = VOLUME_OFFSET
+    disputed: bool = False
+    otherwise: Placed | NotPlaced | None = None
+    origin: Origin | None = None
+    alone: str = ""
+    logical: int | None = None
+
+    @property
+    def device(self) -> str:
+        return self.origin.device if self.origin else ""
+
+    @property
+    def disk_key(self) -> tuple[object, ...] | None:
+        """What images of one disk share; None where the disk has no identity."""
+        layout = self.origin.layout if self.origin and (self.logical or not self.alone) else None
+        return (self.image.client, layout.scheme, layout.disk_id) if layout and layout.disk_id else None
+
+    @property
+    def key(self) -> tuple[object, ...] | None:
+        """What images of the same partition, or logical drive, of the same disk share; None where the disk has no identity."""
+        if self.logical:
+            return (*drives, self.logical) if (drives := self.drives_key) else None
+        return None if self.alone else self.key_of(self.partition)
+
+    def key_of(self, partition: Partition) -> tuple[object, ...] | None:
+        """The key of another partition of this volume's disk."""
+        disk = self.disk_key
+        return (*disk, partition.start, partition.length, partition.guid) if disk else None
+
+    @property
+    def drives_key(self) -> tuple[object, ...] | None:
+        """What images of logical drives of one extended partition share, and those of the disk that it is on."""
+        disk = self.disk_key
+        extended = [p for p in self.origin.layout.partitions if p.container == EXTENDED] if self.origin else []
+        return (*disk, "logical", *((p.start, p.length) for p in extended)) if disk and extended else None
+
+    @property
+    def whole_disk(self) -> bool:
+        return self.offset == 0
+
+    def extents(self) -> Iterator[tuple[int, Extent]]:
+        """What the volume puts on the disk, at offsets of the disk.
+
+        An NTFS volume keeps a copy of its boot sector behind its last sector. It is not in the image; Windows and chkdsk
+        look for it there.
+        """
+        yield self.partition.start, FileRange(self.image.raw, self.offset, self.length)
+        if self.whole_disk:
+            return
+        boot = bootsector.parse(self.image.boot)
+        if boot and boot.file_system == "NTFS" and self.length <= boot.length <= self.partition.length - boot.sector_size:
+            yield self.partition.start + boot.length, Bytes(self.image.boot[: boot.sector_size])
+
+
+class Planner:
+    """Finds the place of volumes. Remembers what it found: most backups of a machine carry the same tables."""
+
+    def __init__(self, images: Iterable[ImageFacts] = ()) -> None:
+        """`images` are those of the same machine, which may tell what a single one does not: how long its sectors are."""
+        self._sidecars: dict[Packed, MbrFile | FormatError] = {}
+        self._layouts: dict[object, Layout | FormatError] = {}
+        self._places: dict[object, _Place] = {}
+        self._sector_sizes = SectorSizes()
+        for image in images:
+            sidecar = self._sidecar(image)
+            if isinstance(sidecar, MbrFile) and sidecar.version == mbrfile.MBR:
+                self._sector_sizes.add(sidecar, rawfile.stored_length(image.raw.size), image.boot)
+
+    def volume(self, image: ImageFacts) -> Volume:
+        """The image at its place on its disk; alone on a generated disk where it has none, with a note that says why.
+
+        Raises FormatError for a `.raw` that holds no volume.
+        """
+        sidecar = self._sidecar(image)
+        if isinstance(sidecar, MbrFile) and sidecar.version == mbrfile.WHOLE_DISK:
+            return _whole_disk(image)
+        length = rawfile.volume_length(image.raw.size, image.head)
+        if isinstance(sidecar, str):
+            return lone_volume(image, length, sidecar)
+        key = image.sidecar, length, image.boot
+        if (place := self._places.get(key)) is None:
+            place = self._places[key] = self._place(sidecar, length, image.boot)
+        match place:
+            case FormatError():
+                return lone_volume(image, length, f"{image.name}.mbr is not usable: {place}", start=_told_start(image.boot))
+            case origin, NotPlaced() as nowhere:
+                return replace(lone_volume(image, length, nowhere.why), origin=origin, logical=nowhere.logical)
+            case origin, Placed() as placed:
+                return at_place(Volume(image, origin.layout, placed.partition, length, origin=origin), placed)
+
+    def _place(self, sidecar: MbrFile, length: int, boot: bytes) -> "_Place":
+        try:
+            layout = self._layout(sidecar, length, boot)
+        except FormatError as error:
+            return error
+        origin = Origin(layout, sidecar.device, sidecar.partition_number, numbered(layout, sidecar))
+        return origin, locate(layout, sidecar, length, boot)
+
+    def _sidecar(self, image: ImageFacts) -> MbrFile | str:
+        """What the image's `.mbr` says, or why it says nothing."""
+        if image.mbr_problem:
+            return image.mbr_problem
+        if image.sidecar is None:
+            return "the backup has no .mbr file, so its disk is not known"
+        if (parsed := self._sidecars.get(image.sidecar)) is None:
+            try:
+                parsed = mbrfile.parse(image.sidecar.unpacked())
+            except FormatError as error:
+                parsed = error
+            self._sidecars[image.sidecar] = parsed
+        return f"{image.name}.mbr is not usable: {parsed}" if isinstance(parsed, FormatError) else parsed
+
+    def _layout(self, sidecar: MbrFile, length: int, boot: bytes) -> Layout:
+        if sidecar.version == mbrfile.MBR and bootsector.same_volume(sidecar.boot_record, boot):
+            return layouts.unpartitioned(length, boot)
+        sector_size = self._sector_sizes.of(sidecar, length, boot)
+        key = (sidecar.boot_record, sidecar.primary, sidecar.backup, sidecar.extra_position, sidecar.extra, sector_size)
+        if key not in self._layouts:
+            try:
+                self._layouts[key] = layouts.captured(sidecar, sector_size)
+            except FormatError as error:
+                self._layouts[key] = error
+        found = self._layouts[key]
+        if isinstance(found, FormatError):
+            raise found
+        return found
+
+
+_Place = tuple[Origin, Placed | NotPlaced] | FormatError
+"""Where the volumes of one sidecar, length and boot sector lie, or why nowhere."""
+
+
+class SectorSizes:
+    """How long the sectors are that a boot record counts in: 512 bytes, or 4096.
+
+    A volume tells it where its file system names its sectors. ext, XFS and btrfs do not, but one that is too long for its
+    partition in sectors of 512 bytes, and fills it in sectors of 4096, tells it as well. A volume that does not tell is on a
+    disk with the others whose boot record is the same.
+    """
+
+    _SLACK = MiB
+    """A file system may end that much before its partition, since it counts in blocks of its own."""
+
+    def __init__(self) -> None:
+        self._told: defaultdict[bytes, set[int]] = defaultdict(set)
+
+    def add(self, sidecar: MbrFile, length: int, boot: bytes) -> None:
+        """Take down what the volume of `length` bytes that begins with `boot` tells."""
+        if told := self._told_by(sidecar, length, boot):
+            self._told[sidecar.boot_record].add(told)
+
+    def of(self, sidecar: MbrFile, length: int, boot: bytes) -> int:
+        own = self._told_by(sidecar, length, boot)
+        return own or (4096 if self._told.get(sidecar.boot_record) == {4096} else mbr.SIZE)
+
+    def _told_by(self, sidecar: MbrFile, length: int, boot: bytes) -> int | None:
+        named = _named_entry(sidecar)
+        if named is None:
+            return None
+        length = bootsector.partition_length(boot, length)
+        fills = {size: 0 <= named.sectors * size - length < self._SLACK for size in (512, 4096)}
+        found = bootsector.parse(boot)
+        if found and found.sector_size == 4096:
+            return 512 if fills[512] else 4096
+        if found or fills[512]:
+            return 512
+        return 4096 if length > named.sectors * 512 and fills[4096] else None
+
+
+def _named_entry(sidecar: MbrFile) -> mbr.Entry | None:
+    """The entry of the boot record that the recorded number means."""
+    try:
+        entries = mbr.parse(sidecar.boot_record).entries
+    except FormatError:
+        return None
+    counted = [entry for entry in entries if sidecar.from_linux or (entry.used and not entry.extended)]
+    number = sidecar.partition_number
+    return counted[number - 1] if 0 < number <= len(counted) and counted[number - 1].used else None
+
+
+def at_place(volume: Volume, placed: Placed) -> Volume:
+    """`volume` at a place on the disk of its `.mbr`."""
+    assert volume.origin is not None
+    about = {"notes": placed.notes, "disputed": placed.disputed, "otherwise": placed.otherwise, "alone": ""}
+    return replace(volume, layout=volume.origin.layout, partition=placed.partition, **about)  # type: ignore[arg-type]  # as named
+
+
+def _told_start(boot: bytes) -> int:
+    """Where a volume of 4096-byte sectors began on its disk, if it tells: of such a disk, no boot record may be captured."""
+    found = bootsector.parse(boot)
+    return found.hidden_sectors * found.sector_size if found and found.sector_size == 4096 else 0
+
+
+def _whole_disk(image: ImageFacts) -> Volume:
+    """An image of a virtual machine's disk: it has its tables inside, and no wrapper around it."""
+    length, sector_size = rawfile.whole_disk(image.raw.size, image.head)
+    layout = layouts.as_imaged(length, sector_size)
+    return Volume(image, layout, layout.partitions[0], length, offset=0)
+
+
+def lone_volume(image: ImageFacts, length: int, why: str, warning: bool = True, start: int = 0) -> Volume:
+    """The image as the only partition of a generated disk; `why` is the reason that its user gets to read.
+
+    `start` is where it began on its own disk, 0 where that is not known.
+    """
+    boot = bootsector.parse(image.boot)
+    sector_size = 4096 if boot and boot.sector_size == 4096 else 512
+    # An NTFS image that ends where NTFS says it ends lacks the sector of the backup boot sector.
+    room = bootsector.partition_length(image.boot, length)
+    ids = [identity.guid(identity.digest("lone-volume", image.name, part)) for part in ("disk", "partition")]
+
+    def generated(start: int) -> Layout:
+        return layouts.generated(room, _type_of(image), image.letter, ids[0], ids[1], sector_size, start)
+
+    try:
+        layout = generated(start or VOLUME_OFFSET)
+    except FormatError:
+        layout = generated(VOLUME_OFFSET)
+    notes = [Note(f"shown as a disk of its own with this volume alone: {why}", warning)]
+    if boot and boot.sector_size != layout.sector_size:
+        text = f"its file system has sectors of {boot.sector_size} bytes, this disk of {layout.sector_size}"
+        notes.append(Note(f"{text}: Windows may not read it", warning=True))
+    return Volume(image, layout, layout.partitions[0], length, tuple(notes), alone=why)
+
+
+def _type_of(image: ImageFacts) -> UUID:
+    if image.letter == "ESP":
+        return gpt.EFI_SYSTEM
+    windows = ("NTFS", "FAT", "exFAT", "ReFS", "BitLocker")
+    return gpt.BASIC_DATA if bootsector.file_system(image.boot) in windows else gpt.LINUX_DATA
