@@ -107,13 +107,13 @@ class TestFreezing:
         assert freezer.counts() == (1, 1, 0, 0)
 
     def test_json(self, freezer: Freezer) -> None:
-        """--json has the counts and the places, on stdout alone."""
+        """--json has the counts and the places, and why a file was made anew, on stdout alone."""
         freezer.backup("pc", 1)
-        found = freezer.summary()
+        counts = {"made": 1, "removed": 0, "kept": 0, "failed": 0}
         files = {"made": [f"pc/{named(1)}"], "removed": [], "failed": []}
-        assert found == {
-            "directory": str(freezer.frozen), "made": 1, "removed": 0, "kept": 0, "failed": 0, "files": files
-        }  # fmt: skip
+        assert freezer.summary() == {"directory": str(freezer.frozen), **counts, "files": files, "made_anew": {}}
+        freezer.backup("pc", 1, "D", 3)
+        assert freezer.summary()["made_anew"] == {f"pc/{named(1)}": "1 more of its partitions has an image now"}
 
     def test_only_a_better_edition(self, freezer: Freezer) -> None:
         """A frozen disk is made anew when D: joins it, and not when D: is deleted again."""

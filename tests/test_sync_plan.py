@@ -14,7 +14,7 @@ from makembr import GptCopy
 from synthfs.model import ImageFacts, Kind, Skipped
 from synthfs.plan.catalog import Catalog, plan
 from synthfs.plan.container import Format
-from synthfs.plan.sync import Found, Frozen, SyncPlan, plan_sync
+from synthfs.plan.sync import RULES, Found, Frozen, SyncPlan, plan_sync
 
 SECTORS = 1 << 19
 ESP_SLOT, C_SLOT, D_SLOT = Slot(1, 2048, 22527, handmade.ESP), Slot(2, 22528, 182527), Slot(3, 182528, 342527)
@@ -94,8 +94,41 @@ class TestMaking:
         rich = replace(rich, size=MADE.size, mtime_ns=MADE.mtime_ns)
         better = plan_sync(catalog(taken("ESP"), taken()), [poor], intact(poor), 1, Format.VHD)
         assert [new.replace for new in better.make] == [True]
+        assert better.remarks == (f"{poor.place} is made anew: 1 more of its partitions has an image now",)
         for old, images in ((rich, [taken()]), (replace(poor, edition="other"), [taken()])):
             assert plan_sync(catalog(*images), [old], intact(old), 1, Format.VHD).make == ()
+
+    def test_earlier_rules(self) -> None:
+        """A disk that an earlier version laid out otherwise is made anew, once, and one line says why."""
+        (now,) = frozen(1)
+        old = replace(now, edition="other", rules=RULES - 1)
+        found = plan_sync(catalog(taken()), [old], intact(old), 1, Format.VHD)
+        ((new,), (remark,)) = found.make, found.remarks
+        assert (new.replace, new.frozen.rules, new.frozen.edition) == (True, RULES, now.edition)
+        assert remark.startswith(f"{now.place} is made anew: an earlier version of synthfs made it")
+        again = replace(new.frozen, size=MADE.size, mtime_ns=MADE.mtime_ns)
+        assert plan_sync(catalog(taken()), [again], intact(again), 1, Format.VHD) == SyncPlan((), (), (), (again,), (), False)
+
+    def test_earlier_rules_and_the_same_disk(self) -> None:
+        """A disk of earlier rules that is the same by those of now stays, and is recorded as one of these."""
+        (now,) = frozen(1)
+        old = replace(now, rules=RULES - 1)
+        assert plan_sync(catalog(taken()), [old], intact(old), 1, Format.VHD) == SyncPlan((), (), (), (now,), (), False)
+
+    def test_earlier_rules_replace_nothing_better(self) -> None:
+        """A disk of earlier rules stays where it has more partitions, where it was written to, and in another store."""
+        (now,) = frozen(1)
+        old = replace(now, edition="other", rules=RULES - 1)
+        better, written = replace(old, images=2), {old.place: replace(MADE, mtime_ns=5)}
+        for record, there, same_store in ((better, intact(old), True), (old, written, True), (old, intact(old), False)):
+            assert plan_sync(catalog(taken()), [record], there, 1, Format.VHD, same_store=same_store).make == ()
+
+    def test_later_rules(self) -> None:
+        """A disk of later rules stays as it is, and so does its record: an older synthfs does not undo what a newer one did."""
+        (now,) = frozen(1)
+        for later in (replace(now, rules=RULES + 1), replace(now, edition="other", rules=RULES + 1)):
+            found = plan_sync(catalog(taken()), [later], intact(later), 1, Format.VHD)
+            assert (found.make, found.kept) == ((), (later,))
 
     def test_a_file_written_to_is_left_alone(self) -> None:
         """It is neither replaced by a better one nor removed, by whatever option; that is said."""

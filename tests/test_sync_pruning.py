@@ -282,6 +282,15 @@ class TestRecord:
         filled.scope.run(["rm", "-r", filled.store / "pc" / "260301-0201_Image_C"])
         loses_nothing(filled, code=PARTIAL if kind == "no store" else 0)
 
+    def test_of_an_earlier_version(self, filled: Freezer) -> None:
+        """A record as 0.1.0 wrote it, without the version of its rules, is as good as one of today, and becomes one."""
+        record = json.loads(filled.record.read_bytes())
+        old = [{key: fact for key, fact in each.items() if key != "rules"} for each in record["files"]]
+        filled.record.write_text(json.dumps(record | {"files": old}))
+        loses_nothing(filled, code=0)
+        assert json.loads(filled.record.read_bytes()) == record
+        assert filled.counts("--keep", "3") == (0, 0, 6, 0)
+
     def test_lost(self, filled: Freezer) -> None:
         """Without a record no file is known to be ours: everything stays, and the next disks are made as ever."""
         filled.record.unlink()

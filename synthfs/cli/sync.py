@@ -150,6 +150,7 @@ class _Run:
         )
 
     def carry_out(self, plan: SyncPlan) -> None:
+        self._frozen |= {each.place: each for each in plan.kept}
         for each in plan.gone:
             self._remove(each)
         self._make_all(plan)
@@ -170,6 +171,7 @@ class _Run:
             "kept": len(plan.kept) - sum(new.replace for new in plan.make) + spared,
             "failed": len(self._failed),
             "files": {"made": self._made, "removed": self._removed, "failed": self._failed},
+            "made_anew": {new.frozen.place: new.reason for new in plan.make if new.replace and new.frozen.place in self._made},
         }
 
     def _make_all(self, plan: SyncPlan) -> None:
@@ -308,7 +310,7 @@ def _fields(frozen: Frozen) -> dict[str, Any]:
 
 
 def _frozen(fields: object) -> Frozen | None:
-    """A record's entry, if each of its fields is there and of its type."""
-    if not isinstance(fields, dict) or fields.keys() != _FIELDS.keys():
+    """A record's entry, if each of its fields is there and of its type. Version 0.1.0 had no `rules`."""
+    if not isinstance(fields, dict) or {*fields, "rules"} != _FIELDS.keys():
         return None
-    return Frozen(**fields) if all(type(fields[name]) is kind for name, kind in _FIELDS.items()) else None
+    return Frozen(**fields) if all(type(fact) is _FIELDS[name] for name, fact in fields.items()) else None

@@ -9,12 +9,15 @@ newest few are kept. Files are removed under rules that err on the side of keepi
        another container;
     4. never more than half of a client's files at once, those just made included: then something else is wrong.
 
+A file is made anew where its disk has gained a partition, or where an earlier version of synthfs planned it by other rules
+(`RULES`), and never where it would lose a partition.
+
 Pure: facts in, a plan out. Not for: making or removing files (`cli/sync`). Times in seconds.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from synthfs.model import Kind
@@ -23,10 +26,17 @@ from synthfs.plan.container import Format, fitting
 from synthfs.plan.disk import Disk
 from synthfs.plan.names import windows_name
 
+RULES = 1
+"""The version of the rules by which disks are planned: to be raised with each change that gives a disk of the same images
+other bytes. The records of synthfs 0.1.0 name none, which is 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """A file that an earlier run made. `place` is `<client>/<file>` below the directory; `images` counts its partitions."""
+    """A file that an earlier run made. `place` is `<client>/<file>` below the directory; `images` counts its partitions.
+
+    `rules` is the newest version of `RULES` that was seen to plan the disk that is in the file.
+    """
 
     place: str
     client: str
@@ -37,6 +47,7 @@ class Frozen:
     images: int
     size: int
     mtime_ns: int
+    rules: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +60,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """A disk to freeze as `frozen.place`, in place of an older file of that name if `replace`."""
+    """A disk to freeze as `frozen.place`, in place of an older file of that name where `reason` says why."""
 
     disk: Disk
     frozen: Frozen
-    replace: bool
+    reason: str = ""
+
+    @property
+    def replace(self) -> bool:
+        return bool(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +83,8 @@ class Outdated:
 class SyncPlan:
     """What to do, in this order: remove `gone`, make, remove those of `outdated` whose newer disks are there.
 
-    `kept` is what stays. `remarks` are lines for the user. `refused` says that something was not removed because of the
-    rules 2 and 4: the run is to end with an error.
+    `kept` is what stays, as it is to be recorded from now on. `remarks` are lines for the user. `refused` says that
+    something was not removed because of the rules 2 and 4: the run is to end with an error.
     """
 
     gone: tuple[Frozen, ...]
@@ -97,8 +112,13 @@ def plan_sync(
     `same_store` is whether store and database are those of the last run.
     """
     recorded = {each.place: each for each in frozen if fnmatchcase(each.client, client)}
-    intact = {place: each for place, each in recorded.items() if _untouched(each, found.get(place))}
     wanted = _wanted(catalog, keep, form, client)
+    editions = {new.frozen.place: new.frozen.edition for new in wanted}
+    intact = {
+        place: replace(each, rules=max(each.rules, RULES)) if editions.get(place) == each.edition else each
+        for place, each in recorded.items()
+        if _untouched(each, found.get(place))
+    }
     make = list(_to_make(wanted, intact, found, same_store))
     pruning = _Pruning(catalog, intact, wanted, keep, is_there)
     remarks = [
@@ -110,6 +130,7 @@ def plan_sync(
         for new in wanted
         if new.frozen.place in found.keys() - recorded.keys()
     ]
+    remarks += [f"{new.frozen.place} is made anew: {new.reason}" for new in make if new.replace]
     if not catalog.store.images and not prune_anyway:
         remarks.append("the store has no images at all, as if it were not mounted: no file is removed (see --prune-anyway)")
         return SyncPlan((), (), (), tuple(intact.values()), tuple(remarks), True)
@@ -125,13 +146,24 @@ def plan_sync(
 def _to_make(
     wanted: Iterable[Make], intact: Mapping[str, Frozen], found: Mapping[str, Found], may_replace: bool
 ) -> Iterator[Make]:
-    """What is missing, and what would be better now: a partition was gained. A worse edition never takes a better's place."""
+    """What is missing, and what there is a reason to make anew."""
     for new in wanted:
         old = intact.get(new.frozen.place)
         if new.frozen.place not in found:
             yield new
-        elif old and may_replace and old.edition != new.frozen.edition and new.frozen.images > old.images:
-            yield Make(new.disk, new.frozen, replace=True)
+        elif old and may_replace and (reason := _reason(old, new.frozen)):
+            yield replace(new, reason=reason)
+
+
+def _reason(old: Frozen, new: Frozen) -> str:
+    """Why `new` takes the place of `old`; empty where it does not. A worse edition never takes a better one's place."""
+    if old.edition == new.edition or new.images < old.images:
+        return ""
+    if gained := new.images - old.images:
+        return f"{gained} more of its partitions {'has' if gained == 1 else 'have'} an image now"
+    if old.rules < RULES:
+        return "an earlier version of synthfs made it, which laid disks out by other rules; its length and ids may change"
+    return ""
 
 
 def _wanted(catalog: Catalog, keep: int, form: Format, client: str) -> list[Make]:
@@ -145,7 +177,7 @@ def _wanted(catalog: Catalog, keep: int, form: Format, client: str) -> list[Make
         letters = {disk.image.letter for disk in disks}
         main = "C" if "C" in letters else min(letters)
         newest = sorted((disk for disk in disks if disk.image.letter == main), key=lambda disk: disk.image.stamp)[-keep:]
-        wanted += [Make(disk, _frozen(disk, form), replace=False) for disk in newest]
+        wanted += [Make(disk, _frozen(disk, form)) for disk in newest]
     return wanted
 
 
@@ -161,7 +193,7 @@ def _frozen(disk: Disk, form: Format) -> Frozen:
     images = sum(content.volume is not None for content in disk.contents)
     place = f"{windows_name(disk.image.client)}/{windows_name(disk.image.stem)}{fitting(disk, form).suffix}"
     image = disk.image
-    return Frozen(place, image.client, image.name, group_of(disk), image.stamp, disk.edition.hex(), images, 0, 0)
+    return Frozen(place, image.client, image.name, group_of(disk), image.stamp, disk.edition.hex(), images, 0, 0, RULES)
 
 
 def _untouched(frozen: Frozen, found: Found | None) -> bool:
