@@ -252,6 +252,8 @@ class TestBackups:
             if not turn:
                 target = writer.remount(target)
         failed(writer, "materialize", file, "-o", writer.scratch, code=NOT_FOUND)
+        (row,) = scope.synthfs("sessions", target).stdout.splitlines()[1:]
+        assert " deleted " in row
         scope.synthfs("discard", file)
         assert not (target / "pc").exists()
         assert writer.left() == ["gone"]
@@ -272,6 +274,8 @@ class TestBackups:
             assert same(scope, file, model)
             assert same(scope, other, writer.sample.disk.path)
             target = writer.remount(target)
+        (row,) = scope.synthfs("sessions", target).stdout.splitlines()[1:]
+        assert " changed " in row
         # Neither name is taken for that of the other's backup.
         for path in (file, other):
             assert str(writer.sample.c.raw) in failed(writer, "materialize", path, "-o", writer.scratch, code=NOT_FOUND)

@@ -172,7 +172,7 @@ def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
         session = next((one for one in (mounts.status(mount) or {}).get("sessions", ()) if one["path"] == path), None)
         if session and not session["backup"]:
             remedy = f"name the image that is there now, {node.disk.image.raw.path}, or use `synthfs keep`"
-            raise NotFoundError(f"{path} was written to, and its backup is gone; {remedy}")
+            raise NotFoundError(f"{path} was written to, and its backup is gone or makes another disk now; {remedy}")
         if session:
             say(f"note: {path} was written to, and this is about its backup; `synthfs keep` keeps what was written")
         return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk

@@ -30,7 +30,8 @@ def sessions(
     as_json: Json = False,
 ) -> None:
     """List the disks of MOUNTPOINT that were written to."""
-    found = _status(_mount(mountpoint))["sessions"]
+    mount = _mount(mountpoint)
+    found = _status(mount)["sessions"]
     if as_json:
         print_json([one | {"began": iso(one["began_ns"]), "written": iso(one["written_ns"])} for one in found])
         return
@@ -45,7 +46,9 @@ def sessions(
     for one in sorted(found, key=lambda one: str(one["path"])):
         space = "not known yet" if one["own_space"] is None else human(one["own_space"])
         users = ", ".join(map(_process, one["open"])) or "-"
-        backup = "there" if one["backup"] else "deleted"
+        # Not the disk that the session began with, but its image: later backups, or another synthfs, put it on another disk.
+        is_there = os.path.lexists(f"{mount.store}/{one['image']}")
+        backup = "there" if one["backup"] else "changed" if is_there else "deleted"
         times = (iso(one[key])[:16].replace("T", " ") for key in ("began_ns", "written_ns"))
         table.add_row(printable(one["path"]), *times, space, backup, printable(users))
     print_table(table)
