@@ -28,6 +28,7 @@ PACKAGES = {
     "btrfstune": "btrfs-progs",
     "setpriv": "util-linux",
     "unshare": "util-linux",
+    "nsenter": "util-linux",
     "mkfs.xfs": "xfsprogs",
     "mkfs.ext4": "e2fsprogs",
     "debugfs": "e2fsprogs",
