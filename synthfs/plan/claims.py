@@ -6,7 +6,9 @@ of another volume has that place beyond doubt, the boot sector is the stale one,
 (`Placed.otherwise`).
 
 The image that lies nearest in time counts: a volume that had the place itself, under the same letter, keeps it. Two images of
-the same number are one volume under two names. Not for: places (`plan/place`), the choice between images (`plan/siblings`).
+the same number are one volume under two names, and SYSVOL and ESP may be as well.
+
+Not for: places (`plan/place`), the choice between images (`plan/siblings`).
 """
 
 from collections import defaultdict
@@ -55,7 +57,9 @@ def _holder(dated: Dated, volume: Volume, device: str, holders: Mapping[Key, Ser
     nearest = series.nearest(dated) if series else None
     if nearest is None or nearest.letter == dated.letter:
         return None
-    # Number and place of one volume: two names of it, such as SYSVOL and ESP.
+    if nearest.volume.image.is_system_partition and volume.image.is_system_partition:
+        return None
+    # Number and place of one volume: two names of it.
     is_same_number = nearest.volume.origin and volume.origin and nearest.volume.origin.number == volume.origin.number
     return None if is_same_number and volume is dated.volume else nearest
 

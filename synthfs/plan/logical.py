@@ -29,9 +29,6 @@ from synthfs.units import MiB
 _MOST = 60
 """More drives than Windows has letters for; a chain of thousands comes from nobody's disk."""
 
-_CYLINDER = 255 * 63
-"""Sectors. MS-DOS and Windows up to XP begin and end partitions with cylinders."""
-
 
 @dataclass(frozen=True, slots=True)
 class Drive:
@@ -66,7 +63,7 @@ class WithDrives:
 
 
 def place(layout: Layout, drives: Sequence[Drive]) -> WithDrives | Doubt:
-    """`layout` with its logical drives. `drives` are in the order of their numbers."""
+    """`layout` with its logical drives. `drives`, at least one, are in the order of their numbers."""
     extended = [p for p in layout.partitions if p.container == EXTENDED]
     if len(extended) != 1:
         return Doubt(f"the disk has {len(extended)} extended partitions")
@@ -126,8 +123,9 @@ def _filling_places(size: int, extended: Partition, drives: Sequence[Drive], def
         gap = default if from_disk or not drive.hidden else drive.hidden * size
         places.append((at, at + gap))
         at += gap + drive.length
-    room = _CYLINDER * size if all(start - record == 63 * size for record, start in places) else MiB
-    return tuple(places) if 0 <= extended.end - at < room else ()
+    # What is left has to be shorter than the gap that one more drive would need.
+    needed = min(start - record for record, start in places)
+    return tuple(places) if 0 <= extended.end - at < needed else ()
 
 
 def _with_drives(layout: Layout, extended: Partition, drives: Sequence[Drive], chain: _Chain) -> Layout:

@@ -212,6 +212,7 @@ class _Pruning:
         is_there: Callable[[str], bool],
     ) -> None:
         self._troubled = {skipped.client for skipped in catalog.skipped if skipped.kind is Kind.UNREADABLE}
+        self._groups = {disk.image.name: group_of(disk) for disk in catalog.disks}
         self._known = catalog.rows | {image.name for image in catalog.store.images}
         self._keep = keep
         self._is_there = is_there
@@ -249,7 +250,8 @@ class _Pruning:
 
     def _newer(self, old: Frozen) -> tuple[str, ...]:
         """The places of what is there instead: the same disk in another container, or `keep` newer disks of its kind."""
-        same = self._wanted[old.client, old.group]
+        # Its image may be of another group by now: an earlier version may have placed it elsewhere.
+        same = self._wanted[old.client, self._groups.get(old.image, old.group)]
         for new in same:
             if new.image == old.image and new.place != old.place and new.images >= old.images:
                 return (new.place,)
