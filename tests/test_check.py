@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import crown
+import handmade
 import makembr
 from lab import Lab, Scope
 from makedisk import OriginalDisk
@@ -180,6 +181,49 @@ def test_what_is_wrong_with_an_mbr_disk(
     spoil(spoiled)
     found = check(spoiled, len(mbr))
     assert any(f.where == where and words in f.text for f in found if f.fault is Fault.BAD_INPUT), found
+
+
+def chained() -> bytearray:
+    """A disk with two logical drives, each a MiB behind its record, without volumes."""
+    disk = bytearray(32 * 2048 * SECTOR)
+    disk[:SECTOR] = handmade.record((7, 2048, 2048), (0x0F, 4096, 20480))
+    disk[4096 * SECTOR : 4097 * SECTOR] = handmade.record((7, 2048, 4096), (5, 8192, 6144), signature=0)
+    disk[12288 * SECTOR : 12289 * SECTOR] = handmade.record((7, 2048, 4096), signature=0)
+    return disk
+
+
+RECORD_5, RECORD_6 = 4096 * SECTOR, 12288 * SECTOR
+
+
+@pytest.mark.parametrize(
+    ("at", "spoil", "where", "words"),
+    [
+        (RECORD_6, _set(510, b"\0\0"), "partition 2: extended boot record", "55 aa"),
+        (RECORD_5, _set(462 + 8, struct.pack("<I", 0)), "partition 2: extended boot record", "overlaps"),  # a circle
+        (RECORD_5, _set(462 + 8, struct.pack("<I", 0x7FFFFFFF)), "partition 2: extended boot record", "0 bytes"),
+        (RECORD_6, _set(446 + 12, struct.pack("<I", 60000)), "partition 6", "lies outside partition 2"),
+        (RECORD_5, _set(446 + 12, struct.pack("<I", 7000)), "partition 2: extended boot record", "overlaps partition 5"),
+    ],
+)
+def test_what_is_wrong_with_logical_drives(at: int, spoil: Callable[[bytearray], None], where: str, words: str) -> None:
+    """The chain of their records is followed, and everything in it looked at."""
+    sound = chained()
+    assert check(sound, len(sound)) == []
+    sector = sound[at : at + SECTOR]
+    spoil(sector)
+    sound[at : at + SECTOR] = sector
+    found = check(sound, len(sound))
+    assert any(f.where == where and words in f.text for f in found if f.fault is Fault.BAD_INPUT), found
+
+
+def test_where_a_logical_drive_says_that_it_begins() -> None:
+    """Windows counts from the record in front of it, mkntfs from the start of the disk; a third place is worth a note."""
+    for hidden, notes in ((2048, 0), (4096 + 2048, 0), (63, 1)):
+        disk = chained()
+        boot = handmade.ntfs_boot(4095 * SECTOR, hidden)[:SECTOR]
+        for place in ((4096 + 2048) * SECTOR, (4096 + 2048 + 4095) * SECTOR):
+            disk[place : place + SECTOR] = boot
+        assert [(f.fault, f.where) for f in check(disk, len(disk))] == [(Fault.NOTE, "partition 5")] * notes
 
 
 def test_what_is_worth_a_note(gpt: bytes, disks: dict[str, OriginalDisk]) -> None:

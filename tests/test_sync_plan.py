@@ -98,6 +98,22 @@ class TestMaking:
         for old, images in ((rich, [taken()]), (replace(poor, edition="other"), [taken()])):
             assert plan_sync(catalog(*images), [old], intact(old), 1, Format.VHD).make == ()
 
+    def test_disks_of_equal_tables(self) -> None:
+        """Two disks of one id are two disks, each with its newest; what was made of one before is not of the other."""
+
+        def of(device: int, letter: str, day: int) -> ImageFacts:
+            mbr = sidecar_bytes(2, protective(SECTORS), TABLE, device)
+            return image("pc", letter, f"2603{day:02}-0201", mbr=mbr, length=60 * MIB)
+
+        images = [of(device, letter, day) for device, letter in ((0, "C"), (1, "E")) for day in (1, 2)]
+        first = plan_sync(catalog(*images), [], {}, 1, Format.VHD)
+        assert [new.frozen.image[-24:] for new in first.make] == ["/Image_C_260302-0201.raw", "/Image_E_260302-0201.raw"]
+        # By version 0.1.0, which took them for one disk.
+        (old,) = frozen(1)
+        again = plan_sync(catalog(*images), [old], intact(old), 1, Format.VHD, prune_anyway=True)
+        assert (made(again), removed(again)) == ([2, 2], [1])
+        assert again.outdated[0].newer == ("pc/Image_C_260302-0201.vhd",)
+
     def test_earlier_rules(self) -> None:
         """A disk that an earlier version laid out otherwise is made anew, once, and one line says why."""
         (now,) = frozen(1)

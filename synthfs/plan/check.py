@@ -9,6 +9,7 @@ Not for: hashes and whole volumes (`engines/verify`). Units: bytes; LBAs in logi
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from synthfs.errors import FormatError
 from synthfs.formats import bootsector, gpt, mbr
@@ -21,8 +22,17 @@ from synthfs.urbackup.mbrfile import CapturedGpt
 Read = Callable[[int, int], bytes]
 """The `length` bytes from `offset` on, or fewer where the disk ends before."""
 
-Place = tuple[str, int, int]
-"""Name, offset, length."""
+
+
+class Place(NamedTuple):
+    """Something at [start, start + length) of a disk. `gap` is the distance of a logical drive from the record in front of it,
+    from which its boot sector may count."""
+
+    name: str
+    start: int
+    length: int
+    gap: int = 0
+
 
 RECORD = "boot record"
 _MOST_LOGICAL = 128
@@ -39,7 +49,7 @@ def check_disk(
     A disk that has no table begins with its volume.
     """
     if not has_table:
-        yield from _check_volume("volume", 0, length, sector_size, read, moved)
+        yield from _check_volume(Place("volume", 0, length), sector_size, read, moved)
         return
     try:
         record = mbr.parse(read(0, mbr.SIZE))
@@ -56,13 +66,13 @@ def check_disk(
     elif record:
         yield from _check_record(record, sector_size, read, places)
     yield from _check_apart(places, length)
-    for name, start, size in places:
-        if name.startswith("partition") and start + size <= length:
-            yield from _check_volume(name, start, size, sector_size, read, moved)
+    for place in places:
+        if place.name.startswith("partition") and place.start + place.length <= length:
+            yield from _check_volume(place, sector_size, read, moved)
 
 
 def _check_record(record: mbr.MasterBootRecord, sector_size: int, read: Read, places: list[Place]) -> Iterator[Finding]:
-    places.append((RECORD, 0, mbr.SIZE))
+    places.append(Place(RECORD, 0, mbr.SIZE))
     for number, entry in enumerate(record.entries, 1):
         at = 446 + 16 * (number - 1)
         if entry.status not in (0, mbr.ACTIVE):
@@ -71,7 +81,7 @@ def _check_record(record: mbr.MasterBootRecord, sector_size: int, read: Read, pl
         if entry.used and entry.extended:
             yield from _check_logical_drives(f"partition {number}", start, length, sector_size, read, places)
         elif entry.used:
-            places.append((f"partition {number}", start, length))
+            places.append(Place(f"partition {number}", start, length))
     if sum(entry.status == mbr.ACTIVE for entry in record.entries) > 1:
         yield _bad(RECORD, "more than one partition is active, and no BIOS boots that", 446)
 
@@ -87,20 +97,21 @@ def _check_logical_drives(
         except FormatError as error:
             yield _bad(f"{name}: extended boot record", str(error), at)
             break
-        places.append((f"{name}: extended boot record", at, mbr.SIZE))
+        places.append(Place(f"{name}: extended boot record", at, mbr.SIZE))
         if first.used:
-            places.append((f"partition {number}", at + first.first_lba * sector_size, first.sectors * sector_size))
+            gap = first.first_lba * sector_size
+            places.append(Place(f"partition {number}", at + gap, first.sectors * sector_size, gap))
         if not following.used:
             break
         at = start + following.first_lba * sector_size
-    for place, offset, size in places[before:]:
-        if not start <= offset <= offset + size <= start + length:
-            yield _bad(place, f"lies outside {name}", offset)
+    for place in places[before:]:
+        if not start <= place.start <= place.start + place.length <= start + length:
+            yield _bad(place.name, f"lies outside {name}", place.start)
 
 
 def _check_gpt(length: int, sector_size: int, read: Read, places: list[Place]) -> Iterator[Finding]:
     """Both copies of a GPT. Adds tables and partitions to `places`."""
-    places.append((RECORD, 0, sector_size))
+    places.append(Place(RECORD, 0, sector_size))
     last = length // sector_size - 1
     sound: list[tuple[str, gpt.Header, tuple[gpt.Entry, ...]]] = []
     for name, lba in (("GPT", 1), ("backup GPT", last)):
@@ -110,8 +121,8 @@ def _check_gpt(length: int, sector_size: int, read: Read, places: list[Place]) -
             yield _bad(name, str(error), lba * sector_size)
             continue
         yield from _check_header(name, header, last, sector_size)
-        places.append((f"{name} header", lba * sector_size, sector_size))
-        places.append((f"{name} entries", header.entries_lba * sector_size, header.entries_length))
+        places.append(Place(f"{name} header", lba * sector_size, sector_size))
+        places.append(Place(f"{name} entries", header.entries_lba * sector_size, header.entries_length))
         sound.append((name, header, entries))
     if len(sound) == 2:
         (_, first, entries), (_, second, others) = sound
@@ -124,7 +135,7 @@ def _check_gpt(length: int, sector_size: int, read: Read, places: list[Place]) -
             if not header.first_usable <= entry.first_lba < entry.end_lba <= header.last_usable + 1:
                 usable = f"{header.first_usable} to {header.last_usable}"
                 yield _bad(f"partition {number}", f"lies outside the LBAs that the GPT calls usable ({usable})", start)
-            places.append((f"partition {number}", start, end - start))
+            places.append(Place(f"partition {number}", start, end - start))
         guids = [entry.guid for _, entry in used]
         for number, entry in used:
             if guids.count(entry.guid) > 1:
@@ -155,7 +166,7 @@ def _check_header(name: str, header: gpt.Header, last: int, sector_size: int) ->
 def _check_apart(places: Iterable[Place], length: int) -> Iterator[Finding]:
     """Nothing overlaps, and all lies on the disk."""
     end, last = 0, "the start of the disk"
-    for name, start, size in sorted(places, key=lambda place: place[1]):
+    for name, start, size, _ in sorted(places, key=lambda place: place.start):
         if start < end:
             yield _bad(name, f"overlaps {last}", start)
         if start + size > length:
@@ -164,7 +175,8 @@ def _check_apart(places: Iterable[Place], length: int) -> Iterator[Finding]:
             end, last = start + size, name
 
 
-def _check_volume(name: str, start: int, length: int, sector_size: int, read: Read, moved: bool) -> Iterator[Finding]:
+def _check_volume(place: Place, sector_size: int, read: Read, moved: bool) -> Iterator[Finding]:
+    name, start, length, gap = place
     raw = read(start, min(_BOOT, length))
     boot = bootsector.parse(raw)
     if boot is None:
@@ -176,7 +188,7 @@ def _check_volume(name: str, start: int, length: int, sector_size: int, read: Re
         text = f"its {boot.file_system} has sectors of {boot.sector_size} bytes, the disk of {sector_size}"
         yield Finding(Fault.NOTE, name, text, start)
     first = start // sector_size % (1 << 32 if boot.file_system != "exFAT" else 1 << 64)
-    if boot.hidden_sectors not in (0, first) and not moved:
+    if boot.hidden_sectors not in (0, first, gap // sector_size) and not moved:
         text = f"its {boot.file_system} says that it begins at LBA {boot.hidden_sectors}, and the partition begins at {first}"
         yield Finding(Fault.NOTE, name, f"{text}: Windows may not boot from it", start)
     if boot.file_system == "NTFS":
