@@ -43,7 +43,7 @@ with open(served, 'rb') as one, open(original, 'rb') as other:
             one.seek(at + done), other.seek(at_original + done)
             a, b = one.read(want), bytearray(other.read(want))
             for start, end in zeroed:
-                start, end = max(start - at_original - done, 0), min(end - at_original - done, want)
+                start, end = max(start - at_original - done, 0), max(min(end - at_original - done, want), 0)
                 b[start:end] = bytes(max(end - start, 0))
             if a != b:
                 found += [at + done + n for n in range(0, want, 512) if a[n:n + 512] != b[n:n + 512]]
