@@ -28,6 +28,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     # -- 1 pattern shop
     "synthfs.formats": (1, PURE),
     "synthfs.formats.bootsector": (1, PURE),
+    "synthfs.formats.superblock": (1, PURE),
     "synthfs.formats.mbr": (1, PURE),
     "synthfs.formats.gpt": (1, PURE),
     "synthfs.formats.vhd": (1, PURE),
