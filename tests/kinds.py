@@ -4,6 +4,7 @@ Not for: what becomes of them; test_kinds has that, and `docs/disk-kinds.md` tel
 sgdisk, sfdisk and the mkfs tools; what no tool makes (an image of 2.5.33) follows facts/urbackup-format.md.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,8 @@ import sampledisks
 import sparse
 from lab import Lab, Scope
 from makedisk import BASIC_DATA, ESP, LINUX, MIB, MSR, OriginalDisk, Partition, make_disk
-from makestore import Image, Store
+from makeimage import HEADER
+from makestore import Image, Store, seal
 from makevolume import SECTOR, Filesystem, KnownFile
 from processes import run
 
@@ -25,6 +27,8 @@ TIB = 1 << 40
 LVM = "E6D6D379-F507-44C2-A23C-238F2A3DF928"
 FEW = (KnownFile("resident.txt", 217), KnownFile("odd.bin", 70_001))
 STAMP = "260301-0201"
+CUT = 6 * MIB
+"""What is left of a volume whose image was cut."""
 PV_UUID = "Zt5wTn-aaaa-bbbb-cccc-dddd-eeee-ffffff"
 
 
@@ -302,6 +306,19 @@ class Kinds:
         # So near to 2 TiB, the file is longer but has no table of its own.
         near = work.bare("near", None, 2 * TIB - 256 * 1024)
         self.add("enlarged", near, 1, "F", form="enlarged", without=(*big, ".mbr"))
+        self._cut()
+
+    def _cut(self) -> None:
+        """Half of C:, and nothing before it that tells."""
+        self.add("cut", self.work.uefi, 3)
+        image = self.images["cut", "C"]
+        moment = image.started.timestamp()
+        seal(image.directory, read_only=False)
+        with image.raw.open("r+b") as file:
+            file.write(bytes(HEADER))
+            file.truncate(HEADER + CUT)
+        os.utime(image.raw, (moment, moment))
+        seal(image.directory)
 
 
 def _sidecar(disk: OriginalDisk, number: int, name: str, serial: str) -> bytes:

@@ -60,6 +60,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.plan": (2, PURE),
     "synthfs.plan.layout": (2, PURE),
     "synthfs.plan.place": (2, PURE),
+    "synthfs.plan.lengths": (2, PURE),
     "synthfs.plan.volume": (2, PURE),
     "synthfs.plan.bootloader": (2, PURE),
     "synthfs.plan.disk": (2, PURE),

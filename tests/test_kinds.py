@@ -447,6 +447,20 @@ def test_beyond_a_vhd(bench: Bench) -> None:
     }
 
 
+# -- images that are not all there
+
+
+def test_cut(bench: Bench) -> None:
+    """Half of C: lies in its place, and zeroes behind it up to NTFS' backup boot sector; a warning tells both lengths."""
+    uefi = bench.kinds.work.uefi
+    c = uefi.partition(3)
+    missing = [(p.start, p.end) for p in uefi.partitions if p is not c] + [(c.start + kinds.CUT, c.end - SECTOR)]
+    assert ask(bench.scope, COMPARE, bench.file("cut"), uefi.path, json.dumps([(0, 0, uefi.length, missing)])) == []
+    words = bench.words("cut")
+    assert f"the volume has {kinds.CUT} bytes, and its NTFS says that it has {uefi.ntfs_length(3)}" in words
+    assert [note["warning"] for note in bench.disk("cut")["notes"] if "NTFS" in note["text"]] == [True]
+
+
 # -- all of them
 
 
@@ -559,6 +573,8 @@ def test_verify(bench: Bench) -> None:
     assert {each for each in found if each[0] != "note"} == {
         ("bad input", "bad-primary", ".mbr: GPT"),
         ("bad input", "unusable-mbr", ".mbr"),
+        ("bad input", "cut", "volume"),
+        ("bad input", "cut", ".hash"),
         ("cannot check", "enlarged", ".hash"),
     }
     assert {where for kind, _, where in found if kind == "note"} == {"disk"}

@@ -8,12 +8,12 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from synthfs.errors import SourceError
+from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import Bytes, ExtentMap, FileRange, Zero
 from synthfs.formats import bootsector
-from synthfs.host.files import OpenSource
+from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Ask, Note, Skipped
-from synthfs.plan import container
+from synthfs.plan import container, lengths
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
 from synthfs.plan.disk import Content, Disk
@@ -112,6 +112,17 @@ def data_of(disk: Disk) -> dict[int, list[tuple[int, int]]]:
                 ranges = list(file.data_ranges(volume.offset, volume.length))
                 found[content.partition.number] = [(at - volume.offset, length) for at, length in ranges]
     return found
+
+
+def hash_notes(disk: Disk) -> Iterator[Note]:
+    """Warnings about the lengths of the `.hash` files of a disk's images; about those that are there."""
+    for content in disk.contents:
+        if volume := content.volume:
+            with suppress(NotFoundError, SourceError):
+                size = source_at(f"{volume.image.raw.path}.hash").size
+                which = "" if volume.image is disk.image else f"partition {content.partition.number}: "
+                for note in lengths.as_notes(lengths.of_hashes(size, volume.length)):
+                    yield Note(f"{which}{note.text}", note.warning)
 
 
 def note_facts(note: Note) -> Facts:

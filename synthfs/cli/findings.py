@@ -17,13 +17,13 @@ from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import ExtentMap
 from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Fault, Finding
+from synthfs.plan import lengths
 from synthfs.plan.check import check_disk, check_sidecar
 from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk
 from synthfs.plan.parts import Part, parts
 from synthfs.plan.volume import Volume
 from synthfs.units import human
-from synthfs.urbackup.hashfile import CHUNK, ENTRY
 
 
 @dataclass(slots=True)
@@ -53,13 +53,15 @@ class Audit:
 
 
 def check_image(crew: Crew, volume: Volume, sample: Sample, progress: Progress) -> Audit:
-    """A `.raw` file against its `.hash`."""
+    """A `.raw` file against its `.hash`, and its length against that of its file system."""
     audit = Audit("image", volume.image.name)
     return audit.run(_check_image(crew, volume, audit.tally, sample, progress))
 
 
 def _check_image(crew: Crew, volume: Volume, tally: Tally, sample: Sample, progress: Progress) -> Iterator[Finding]:
     raw, place = volume.image.raw, (volume.offset, volume.length)
+    if not volume.whole_disk:
+        yield from lengths.of_volume(volume.image.boot, volume.length)
     with closing(OpenSource(raw)) as file:
         try:
             hashes = OpenSource(source_at(f"{raw.path}.hash"))
@@ -68,12 +70,7 @@ def _check_image(crew: Crew, volume: Volume, tally: Tally, sample: Sample, progr
             yield Finding(Fault.CANNOT_CHECK, ".hash", "there is none: the backup was not finished, or somebody removed it")
             return
         with closing(hashes):
-            size, complete = hashes.source.size, volume.length // CHUNK
-            if size % ENTRY:
-                yield Finding(Fault.BAD_INPUT, ".hash", f"has {size} bytes, which are no whole number of hashes")
-            if size // ENTRY < complete:
-                text = f"has hashes for {size // ENTRY} of {complete} chunks; the others cannot be checked"
-                yield Finding(Fault.CANNOT_CHECK, ".hash", text)
+            yield from lengths.of_hashes(hashes.source.size, volume.length)
             for bad in check_hashes(crew, file, hashes, place, tally, sample, progress):
                 yield _of_volume(volume, bad)
             if bad_tail := check_tail(file, hashes, place, tally):

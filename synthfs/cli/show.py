@@ -10,7 +10,7 @@ from rich.text import Text
 
 from synthfs.cli import picture
 from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, hole_maps, print_json, printable
-from synthfs.cli.describe import Facts, data_of, disk_facts, extent_facts, table_facts
+from synthfs.cli.describe import Facts, data_of, disk_facts, extent_facts, hash_notes, note_facts, table_facts
 from synthfs.cli.picture import Cell
 from synthfs.cli.terminal import out
 from synthfs.plan import container
@@ -31,6 +31,7 @@ def show(
     disk = find_disk(image, database, alone)
     data = data_of(disk)
     facts = disk_facts(disk, list(Format), hole_maps(disk, Format.VHDX)) | {"tables": table_facts(disk)}
+    facts["notes"] += [note_facts(note) for note in hash_notes(disk)]
     for partition in facts["partitions"]:
         if (ranges := data.get(partition["number"])) is not None:
             used = sum(length for _, length in ranges)

@@ -43,7 +43,7 @@ _ERRORS: dict[Fault, type[SynthfsError]] = {
 _REMEDIES = {
     Fault.DIFFERS: "what differs is not what was backed up: take another backup, and look after the storage (scrub, SMART)",
     Fault.UNREADABLE: "look at the storage (dmesg, scrub, SMART) before anything else",
-    Fault.BAD_INPUT: "an older backup of the same disk may have sound ones",
+    Fault.BAD_INPUT: "an older backup of the same disk may be sound",
     Fault.CANNOT_CHECK: "nothing is known to be wrong, and nothing to be right",
 }
 

@@ -99,7 +99,7 @@ def assemble(
         else:
             sibling = siblings.get(partition.number)
             contents.append(Content(partition, *sibling) if sibling else _zeroes(partition)[0])
-    notes = (*volume.layout.notes, *volume.notes, *notes, *_notes(volume, contents, absent or {}))
+    notes = (*volume.layout.notes, *volume.all_notes, *notes, *_notes(volume, contents, absent or {}))
     return Disk(volume.image, volume.layout, tuple(contents), notes, _edition(volume, contents), device)
 
 
@@ -113,7 +113,7 @@ def _notes(volume: Volume, contents: Sequence[Content], absent: Mapping[int, str
             days = f"{abs(content.age) / 86400:.1f} days {'older' if content.age < 0 else 'newer'}"
             yield Note(f"partition {partition.number} is from {content.volume.image.name}, {days}", warning=True)
         if content.volume and content.volume is not volume:
-            for note in content.volume.notes:
+            for note in content.volume.all_notes:
                 yield Note(f"partition {partition.number}: {note.text}", note.warning)
     yield from _boot_loader(volume.layout, contents)
 

@@ -18,6 +18,7 @@ from synthfs.extents import Bytes, Extent, FileRange
 from synthfs.formats import bootsector, gpt, mbr
 from synthfs.model import VOLUME_OFFSET, ImageFacts, Note, Packed
 from synthfs.plan import layout as layouts
+from synthfs.plan import lengths
 from synthfs.plan.layout import EXTENDED, Layout, Partition
 from synthfs.plan.place import NotPlaced, Placed, locate, numbered
 from synthfs.units import MiB
@@ -92,6 +93,11 @@ class Volume:
     @property
     def whole_disk(self) -> bool:
         return self.offset == 0
+
+    @property
+    def all_notes(self) -> tuple[Note, ...]:
+        """Those about its place, and what is wrong with its length."""
+        return self.notes if self.whole_disk else (*self.notes, *lengths.notes_of_volume(self.image.boot, self.length))
 
     def extents(self) -> Iterator[tuple[int, Extent]]:
         """What the volume puts on the disk, at offsets of the disk.
