@@ -461,6 +461,24 @@ def test_cut(bench: Bench) -> None:
     assert [note["warning"] for note in bench.disk("cut")["notes"] if "NTFS" in note["text"]] == [True]
 
 
+def test_no_volume(scope: Scope) -> None:
+    """A `.raw` that ends where its volume begins is not offered, with the reason; `verify` of the store calls it bad."""
+    disk = sampledisks.small_ntfs_disk(scope.path("disk") / "disk.img")
+    client = Store(scope.path("store") / "urbackup").client("pc")
+    client.backup(disk, 1)
+    empty = client.backup(disk, 1, stamp="260302-0201")
+    with empty.raw.open("r+b") as file:
+        file.truncate(ALONE)
+    root = client.directory.parent
+    listed = json.loads(scope.synthfs("list", "--json", "--all", root).stdout)
+    (skipped,) = listed["not_offered"]
+    assert (skipped["name"], len(listed["disks"])) == ("/".join(empty.raw.parts[-3:]), 1)
+    assert f".raw holds no volume: it has {ALONE} bytes" in skipped["reason"]
+    done = scope.synthfs("verify", "--store", root, check=False)
+    assert done.returncode == 4
+    assert [line.split()[:3] for line in done.stdout.splitlines() if skipped["name"] in line] == [["bad", "input", "image"]]
+
+
 # -- all of them
 
 

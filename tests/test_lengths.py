@@ -1,4 +1,4 @@
-"""Volumes that are not all there: shorter than their file system says, or than their `.hash` has entries.
+"""Volumes that are not all there: shorter than their file system says, or than their `.hash` has entries, or empty.
 
 Not for: the hashes themselves (test_verify). Expected values: the lengths that the mkfs tools were given or tell, the table of
 entries in facts/urbackup-format.md section 6, images cut by the tests. Units: bytes.
@@ -26,7 +26,7 @@ from synthfs.formats import superblock
 from synthfs.plan import lengths
 
 MIB = 1 << 20
-OK, BAD_INPUT, CANNOT_CHECK = 0, 4, 12
+OK, NOT_FOUND, BAD_INPUT, CANNOT_CHECK = 0, 3, 4, 12
 
 
 def formatted(scope: Scope, size: int, *command: Argument, after: tuple[str, ...] = ()) -> Path:
@@ -244,6 +244,35 @@ class TestCutImages:
         assert ("bad input", ".hash") in found
         assert {where for _, where in found} > {".hash"}
         assert any("the .hash has" in text for text in warnings(scope, "show", image.raw))
+
+    @pytest.mark.parametrize("length", [-HEADER, 0, 511])
+    def test_no_volume(self, sample: Sample, scope: Scope, length: int) -> None:
+        """A `.raw` that ends where its volume begins, or before its first sector does: a reason in every verb."""
+        root = sample.copy(scope)
+        raw = sample.raw(root, sample.d)
+        cut(raw, length, blank=True)
+        listed = json.loads(scope.synthfs("list", "--all", "--json", root).stdout)
+        (skipped,) = listed["not_offered"]
+        assert (skipped["kind"], str(HEADER + length) in skipped["reason"]) == ("unusable", True)
+        assert "holds no volume" in skipped["reason"]
+        for verb in ("show", "verify"):
+            done = scope.synthfs(verb, raw, check=False)
+            assert (done.returncode, len(done.stderr.splitlines())) == (NOT_FOUND, 1)
+            assert "not offered: .raw holds no volume" in done.stderr
+        assert findings(scope, "--store", root)[:2] == (BAD_INPUT, {("bad input", "volume")})
+
+    def test_half_an_image_with_its_wrapper(self, sample: Sample, scope: Scope) -> None:
+        """It is not offered, and `verify --store` calls it bad, also where the client has nothing else."""
+        root = sample.copy(scope)
+        cut(sample.raw(root, sample.c), sample.c.length // 2 // 512 * 512, blank=False)
+        assert findings(scope, "--store", root)[:2] == (BAD_INPUT, {("bad input", "volume")})
+        for image in (sample.system, sample.d):
+            scope.run(["rm", "-r", sample.raw(root, image).parent])
+        done = scope.synthfs("verify", "--store", root, "--client", "p*", check=False)
+        first, finding, summary = done.stdout.splitlines()
+        assert (done.returncode, first.split()[:2]) == (BAD_INPUT, ["bad", "input"])
+        assert "are missing" in finding
+        assert summary.startswith("1 image checked")
 
 
 def _whole_disk(scope: Scope, disk: OriginalDisk) -> Image:

@@ -16,7 +16,7 @@ from synthfs.engines.verify import Bad, Progress, Range, Sample, Tally, check_ha
 from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import ExtentMap
 from synthfs.host.files import OpenSource, source_at
-from synthfs.model import Fault, Finding
+from synthfs.model import Fault, Finding, Skipped
 from synthfs.plan import lengths
 from synthfs.plan.check import check_disk, check_sidecar
 from synthfs.plan.container import Format
@@ -75,6 +75,11 @@ def _check_image(crew: Crew, volume: Volume, tally: Tally, sample: Sample, progr
                 yield _of_volume(volume, bad)
             if bad_tail := check_tail(file, hashes, place, tally):
                 yield _of_volume(volume, bad_tail)
+
+
+def not_usable(skipped: Skipped) -> Audit:
+    """An image that would be offered if its `.raw` held a whole volume."""
+    return Audit("image", skipped.name, [Finding(Fault.BAD_INPUT, "volume", skipped.reason)])
 
 
 def _of_volume(volume: Volume, bad: Bad) -> Finding:

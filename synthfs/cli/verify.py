@@ -16,15 +16,25 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from synthfs.cli.common import Database, Json, VolumeOnly, find_disk, hole_maps, look_at, printable, say_notes, unreadable
-from synthfs.cli.findings import Audit, check_file, check_image, check_tables
+from synthfs.cli.common import (
+    Database,
+    Json,
+    VolumeOnly,
+    find_disk,
+    hole_maps,
+    look_at,
+    printable,
+    say_notes,
+    unreadable,
+)
+from synthfs.cli.findings import Audit, check_file, check_image, check_tables, not_usable
 from synthfs.cli.terminal import err, out
 from synthfs.engines.crew import Crew
 from synthfs.engines.verify import EVERYTHING, Sample
 from synthfs.errors import DiffersError, FormatError, NotFoundError, SourceError, SynthfsError, UncheckedError, UnsupportedError
 from synthfs.extents import ExtentMap, Source
 from synthfs.host.files import OpenSource, source_at
-from synthfs.model import Fault, Finding
+from synthfs.model import Fault, Finding, Kind, Skipped
 from synthfs.plan import container
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
@@ -86,24 +96,27 @@ def verify(
     run = _Run(part, as_json)
     if against:
         disk = find_disk((images or [""])[0], database, alone)
-        run.file(renewed_disk(disk) if new_identity else disk, against)
+        disk = renewed_disk(disk) if new_identity else disk
+        run.file(disk, against)
     else:
         if store:
             catalog = look_at(store, database)
             say_notes(tuple(note for note in catalog.notes if note.warning))
-            run.not_offered = sum(fnmatchcase(skipped.client, client) for skipped in catalog.skipped)
-            run.backups(*_offered(catalog, client))
+            skipped = [skipped for skipped in catalog.skipped if fnmatchcase(skipped.client, client)]
+            unusable = [each for each in skipped if each.kind is Kind.UNUSABLE]
+            run.not_offered = len(skipped) - len(unusable)
+            run.backups(*_offered(catalog, client, bool(unusable)), unusable)
         else:
             disks = [find_disk(image, database, alone) for image in images or ()]
             run.backups(disks, _volumes(disks))
     run.finish()
 
 
-def _offered(catalog: Catalog, client: str) -> tuple[list[Disk], list[Volume]]:
+def _offered(catalog: Catalog, client: str, may_be_none: bool) -> tuple[list[Disk], list[Volume]]:
     """The disks of some clients, and their images, also those that stand on none of these disks."""
     disks = [disk for disk in catalog.disks if fnmatchcase(disk.image.client, client)]
     parts = [part.image for part in catalog.parts if fnmatchcase(part.image.client, client)]
-    if not disks:
+    if not disks and not may_be_none:
         root = catalog.store.root
         why = unreadable(catalog, client) or f"`synthfs list {root} --all` shows what there is"
         raise NotFoundError(f"{root} offers no disk{'' if client == '*' else f' of a client {client!r}'}; {why}")
@@ -127,9 +140,11 @@ class _Run:
     not_offered: int = 0
     began: float = field(default_factory=time.monotonic)
 
-    def backups(self, disks: Sequence[Disk], volumes: Sequence[Volume]) -> None:
+    def backups(self, disks: Sequence[Disk], volumes: Sequence[Volume], unusable: Sequence[Skipped] = ()) -> None:
         for disk in disks:
             self._tell(check_tables(disk))
+        for each in unusable:
+            self._tell(not_usable(each))
         lengths = {volume.image.name: _estimate(volume.image.raw) for volume in volumes}
         with Crew() as crew, _progress() as progress:
             task = progress.add_task("", total=sum(lengths.values()) * self.sample.share)

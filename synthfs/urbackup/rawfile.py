@@ -13,7 +13,7 @@ import struct
 
 from synthfs.errors import FormatError
 from synthfs.model import VOLUME_OFFSET
-from synthfs.units import MiB, TiB, align_down
+from synthfs.units import SECTOR, MiB, TiB, align_down
 
 _GPT_AT = 512
 _ENTRY_AT = 1024
@@ -29,8 +29,8 @@ def volume_length(size: int, head: bytes) -> int:
     Raises FormatError for a file that holds no volume, or whose wrapper contradicts its length.
     """
     rest = size - VOLUME_OFFSET
-    if rest <= 0:
-        raise FormatError(f".raw has only {size} bytes; a volume begins at {VOLUME_OFFSET}")
+    if rest < SECTOR:
+        raise FormatError(f".raw holds no volume: it has {size} bytes, and a volume begins at {VOLUME_OFFSET}")
     if head[_GPT_AT : _GPT_AT + 8] == b"EFI PART":
         first, end = struct.unpack_from("<QQ", head.ljust(_ENTRY_AT + 48, b"\0"), _ENTRY_AT + 32)
         length = (end - first) * 512
