@@ -75,6 +75,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.plan.sparse": (2, PURE),
     "synthfs.plan.container": (2, PURE),
     "synthfs.plan.renew": (2, PURE),
+    "synthfs.plan.align": (2, PURE),
     "synthfs.plan.names": (2, PURE),
     "synthfs.plan.readme": (2, PURE),
     "synthfs.plan.tree": (2, PURE),

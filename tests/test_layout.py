@@ -18,6 +18,7 @@ import handmade
 from handmade import DISK_A, MIB, Slot, gpt, gpt_sidecar, image, mbr_sidecar, protective, record, sidecar_bytes
 from makembr import GptCopy
 from synthfs.errors import FormatError
+from synthfs.plan.align import lengthened
 from synthfs.plan.layout import Layout, captured
 from synthfs.plan.volume import Planner
 from synthfs.urbackup.mbrfile import CapturedGpt, MbrFile
@@ -118,6 +119,53 @@ class TestGpt:
         layout = captured(gpt_sidecar(COPY, boot_record=hybrid))
         assert tables(layout) == both(COPY) | {0: hybrid}
         assert len(layout.partitions) == 2
+
+    @pytest.mark.parametrize(("count", "size", "sector"), [(128, 128, 512), (256, 128, 512), (4, 256, 512), (128, 128, 4096)])
+    @pytest.mark.parametrize("more", [1, 8, 40000])
+    def test_a_longer_disk_has_the_tables_of_its_length(self, count: int, size: int, sector: int, more: int) -> None:
+        """Lengthened, it has what a partitioner would have given a disk of that length, in both copies and the boot record."""
+        short, long = (gpt(n, *GOOD[:1], count=count, size=size, sector=sector) for n in (DISK, DISK + more))
+        before = captured(gpt_sidecar(short))
+        layout = lengthened(before, (DISK + more) * sector)
+        found, expected = tables(layout), both(long, DISK + more)
+        # CHS of the last sector: as far as CHS goes, or a bit less (UEFI 5.2.3).
+        assert found[0][451:454] in (b"\xff\xff\xff", b"\xfe\xff\xff")
+        assert found | {0: found[0][:451] + bytes(3) + found[0][454:]} == expected
+        assert (layout.length, layout.partitions) == ((DISK + more) * sector, before.partitions)
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            record((0xEE, 1, 2047), (7, 2048, 2048)),
+            record((0xEE, 1, 0xFFFFFFFF), signature=0),
+            record((0xEE, 1, DISK // 2), signature=0),
+        ],
+        ids=["hybrid", "as Windows makes it", "of a smaller disk"],
+    )
+    def test_other_boot_records_stay_on_a_longer_disk(self, raw: bytes) -> None:
+        """A boot record whose protective entry does not end where the disk ends is none of ours."""
+        layout = lengthened(captured(gpt_sidecar(COPY, boot_record=raw)), (DISK + 100) * 512)
+        assert tables(layout)[0] == raw
+
+    def test_a_boot_record_beyond_32_bits(self) -> None:
+        """A disk that grows past 2 TiB has the most that 32 bits can name, and one beyond keeps it."""
+        for sectors in (1 << 32, (1 << 32) + 5000):
+            layout = captured(gpt_sidecar(gpt(sectors, *GOOD), boot_record=protective(sectors)))
+            (_, _, *entry) = struct.unpack_from("<4xB3xII", tables(lengthened(layout, (sectors + 7) * 512))[0], 446)
+            assert entry == [0xFFFFFFFF]
+
+    def test_a_backup_table_that_would_lie_on_a_partition(self) -> None:
+        """Its entries need not lie right before its header: where the same move takes them onto a partition, none is made."""
+        copy = gpt(DISK, Slot(1, 2048, 4095), lies={"last_usable": DISK - 2})
+        apart = 1000
+        header = handmade.header(
+            own=DISK - 1, other=1, first_usable=34, last_usable=DISK - 2, disk=DISK_A, at=apart, count=128, size=128,
+            crc=zlib.crc32(copy.table),
+        )  # fmt: skip
+        layout = captured(gpt_sidecar(replace(copy, backup_header=header, backup_table_position=apart * 512)))
+        assert apart * 512 in tables(layout)
+        with pytest.raises(FormatError, match="overlaps"):
+            lengthened(layout, (DISK + 2048) * 512)
 
     def test_a_disk_is_grouped_by_its_guid(self) -> None:
         """The GPT's disk GUID is the disk's id, whatever its boot record says; a GUID of zero groups nothing."""

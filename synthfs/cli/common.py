@@ -25,11 +25,22 @@ from synthfs.plan.garden import Gardener
 from synthfs.plan.renew import new_identity
 from synthfs.plan.tree import NEW_IDENTITY, File, find
 from synthfs.survey import survey
+from synthfs.units import SECTOR, GiB
 from synthfs.urbackup import remembered
 from synthfs.urbackup.storage import is_client, split_path
 
 _TAG = re.compile(r"~[0-9a-f]{8}(?=\.[^./]*$)")
 """What a disk has behind its name while a session has that name (`plan/written`)."""
+
+
+def unit_of(text: str) -> int:
+    """Bytes of `512`, `4K`, `1M`; typer's error for what is no power of two from 512 to 1G."""
+    found = re.fullmatch(r"(\d{1,10})([KMG]?)", str(text), re.ASCII | re.IGNORECASE)
+    unit = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2].upper()] if found else 0
+    if not SECTOR <= unit <= GiB or unit & unit - 1:
+        raise typer.BadParameter(f"{text!r} is no power of two from 512 to 1G, such as 4K or 1M")
+    return unit
+
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="UrBackup's backup storage: one folder per client.")]
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A .raw file of the store, or a file of a running mount.")]

@@ -10,18 +10,32 @@ from typing import Annotated, Any, assert_never
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, hole_maps, print_json, printable, say, say_notes
+from synthfs.cli.common import (
+    Database,
+    Image,
+    Json,
+    VolumeOnly,
+    find_disk,
+    hole_maps,
+    print_json,
+    printable,
+    say,
+    say_notes,
+    unit_of,
+)
 from synthfs.cli.describe import note_facts
 from synthfs.cli.terminal import err
 from synthfs.engines.materialize import Prepared, Reflink, prepare
 from synthfs.errors import TargetError
 from synthfs.plan import container
+from synthfs.plan.align import aligned
 from synthfs.plan.container import ContainerFile, Format
 from synthfs.plan.names import windows_name
 from synthfs.plan.recipe import Clone, Copy, Hole, Repeat, Step, Write
 from synthfs.plan.renew import new_identity as renewed_disk
-from synthfs.units import human
+from synthfs.units import SECTOR, human
 
+_ALIGN = "Round the bare disk's length up to a multiple of 4K, 1M, …; a backup GPT moves to the new end."
 NOT_PROVEN = "ZFS was asked to share the data, but too much else happened in the pool to prove by its figures that it did"
 
 
@@ -38,6 +52,9 @@ def materialize(
         bool, typer.Option("--new-identity", help="Other disk and partition ids, to attach it beside the original.")
     ] = False,
     alone: VolumeOnly = False,
+    align: Annotated[
+        int | None, typer.Option(parser=unit_of, metavar="SIZE", help=_ALIGN, show_default=False)
+    ] = None,
     mode: Annotated[
         Reflink,
         typer.Option("--reflink", help="always: share the data or fail; auto: copy what cannot be shared; never: copy all."),
@@ -57,6 +74,7 @@ def materialize(
     suffix = ".volume" if alone else ""
     if new_identity:
         disk, suffix = renewed_disk(disk), f"{suffix}.new-identity"
+    given, disk = disk, aligned(disk, align or SECTOR)
     form = form or container.fitting(disk, Format.VHD)
     container.check(disk, form)
     directory, name = target(output, windows_name(disk.image.stem) + suffix + form.suffix)
@@ -66,13 +84,14 @@ def materialize(
     files = [*beside, replace(first, name=name)]
     for file in files:
         _check_target(f"{directory}/{file.name}", force)
-    say_notes(tuple(note for note in disk.notes if note.warning))
+    say_notes(tuple(note for note in disk.notes if note.warning or note not in given.notes))
     # The file to open is made last, when what it needs is there; what is told is about the one that holds the disk.
     tell = _collect if as_json else _print_steps if dry_run else _say_nothing
     (facts, proven), *_ = [
         _made(file, directory, mode, dry_run, force, began, tell if file is files[0] else _say_nothing) for file in files
     ]
     facts |= {"file": f"{directory}/{name}", "files": [f"{directory}/{file.name}" for file in files]}
+    facts["disk_length"] = disk.length
     facts["notes"] = [note_facts(note) for note in disk.notes]
     if as_json:
         print_json(facts)

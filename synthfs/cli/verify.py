@@ -25,6 +25,7 @@ from synthfs.cli.common import (
     look_at,
     printable,
     say_notes,
+    unit_of,
     unreadable,
 )
 from synthfs.cli.findings import Audit, check_file, check_image, check_tables, not_usable
@@ -36,12 +37,13 @@ from synthfs.extents import ExtentMap, Source
 from synthfs.host.files import OpenSource, source_at
 from synthfs.model import Fault, Finding, Kind, Skipped
 from synthfs.plan import container
+from synthfs.plan.align import aligned
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk
 from synthfs.plan.renew import new_identity as renewed_disk
 from synthfs.plan.volume import Planner, Volume
-from synthfs.units import human
+from synthfs.units import SECTOR, human
 
 _MOST_LINES = 20
 _ERRORS: dict[Fault, type[SynthfsError]] = {
@@ -79,6 +81,10 @@ def verify(
     ] = None,
     new_identity: Annotated[bool, typer.Option("--new-identity", help="With --against: FILE was made with this.")] = False,
     alone: VolumeOnly = False,
+    align: Annotated[
+        int | None,
+        typer.Option(parser=unit_of, metavar="SIZE", help="With --against: FILE was made with this.", show_default=False),
+    ] = None,
     sample: Annotated[
         float, typer.Option(parser=_share, metavar="PERCENT", help="Look at that much of the data, chosen at random.")
     ] = "100%",  # type: ignore[assignment]  # as it is written; the parser makes the number
@@ -97,7 +103,7 @@ def verify(
     if against:
         disk = find_disk((images or [""])[0], database, alone)
         disk = renewed_disk(disk) if new_identity else disk
-        run.file(disk, against)
+        run.file(aligned(disk, align or SECTOR), against)
     else:
         if store:
             catalog = look_at(store, database)
@@ -278,7 +284,7 @@ def _of(audits: Sequence[Audit], fault: Fault) -> str:
 
 def _remedy(audits: Sequence[Audit], fault: Fault) -> str:
     if fault is Fault.DIFFERS and all(audit.what == "file" for audit in audits if audit.worst is fault):
-        return "that says nothing against the backup: was it made with --new-identity or --volume-only, or written to?"
+        return "that says nothing against the backup: was it made with --new-identity, --volume-only or --align, or written to?"
     return _REMEDIES[fault]
 
 

@@ -132,7 +132,7 @@ def captured(sidecar: MbrFile, sector_size: int = mbr.SIZE) -> Layout:
 
     `sector_size` is that of a disk with a boot record alone, which does not name it. A GPT does.
     """
-    return _checked(_captured_gpt(sidecar) if sidecar.primary else _captured_mbr(sidecar, sector_size))
+    return checked(_captured_gpt(sidecar) if sidecar.primary else _captured_mbr(sidecar, sector_size))
 
 
 def _captured_mbr(sidecar: MbrFile, sector_size: int) -> Layout:
@@ -293,7 +293,7 @@ def generated(
     both = Gpt(primary, gpt.twin(primary, last - table), entries)
     partition = Partition(1, start, volume_length, gpt.TYPE_NAMES[kind], label, partition_guid)
     record = mbr.protective(length // sector_size)
-    return _checked(Layout("GPT", str(disk_guid), sector_size, length, (partition,), record, both, made_up=True))
+    return checked(Layout("GPT", str(disk_guid), sector_size, length, (partition,), record, both, made_up=True))
 
 
 def as_imaged(length: int, sector_size: int) -> Layout:
@@ -313,8 +313,8 @@ def with_gpt(layout: Layout, disk_guid: UUID, entries: tuple[gpt.Entry, ...]) ->
     return replace(layout, disk_id=str(disk_guid), gpt=Gpt(primary, backup, entries), partitions=partitions)
 
 
-def _checked(layout: Layout) -> Layout:
-    """`layout` itself, if all of it lies on the disk and nothing overlaps."""
+def checked(layout: Layout) -> Layout:
+    """`layout` itself, if all of it lies on the disk and nothing overlaps. Raises FormatError otherwise."""
     places = [(f"the {name}", offset, len(data)) for name, offset, data in layout.tables]
     only_a_table = [p for p in layout.partitions if p.container == EXTENDED and p.length <= mbr.SIZE]
     places += [(f"partition {p.number}", p.body, p.end - p.body) for p in layout.partitions if p not in only_a_table]
