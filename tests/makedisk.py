@@ -64,6 +64,11 @@ class OriginalDisk:
     boot_code: bytes
     sector_size: int = SECTOR
 
+    @property
+    def served_length(self) -> int:
+        """How long the disk is that is made of its backups: with an MBR it ends at a whole MiB, since no length is recorded."""
+        return self.length if self.scheme == "gpt" else -(-self.length // MIB) * MIB
+
     def partition(self, number: int) -> Partition:
         return next(one for one in self.partitions if one.number == number)
 

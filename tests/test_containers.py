@@ -77,7 +77,7 @@ class TestQemu:
         disk = laid.disks[name]
         file = laid.file(name, form) if disk.length < GIB else laid.frozen(name, form)
         info = told(laid.scope, "info", "-f", QEMU[form], "--output=json", file)
-        assert info["virtual-size"] == disk.length
+        assert info["virtual-size"] == disk.served_length
         if name in NOT_CAPTURED:
             assert bytewise.differences(laid.scope, file, disk.path, disk.length, start=NOT_CAPTURED[name]) == []
             return
@@ -103,7 +103,7 @@ class TestQemu:
 def test_libvhdi_finds_the_disk(laid: Boxes, name: str, form: str) -> None:
     """It names the kind and the original's length, whatever the geometry says."""
     said = laid.scope.run(["vhdiinfo", laid.file(name, form)]).stdout
-    assert f"({laid.disks[name].length} bytes)" in said
+    assert f"({laid.disks[name].served_length} bytes)" in said
     assert ("Dynamic" if form == "vhd-dynamic" else "Fixed") in said
 
 
@@ -118,7 +118,7 @@ def test_libvhdi_reads_the_disk(laid: Boxes, name: str, form: str) -> None:
         shown = "import time\nwhile not os.listdir(arguments[0]): time.sleep(0.05)\nanswer(sorted(os.listdir(arguments[0])))"
         (found,) = ask(scope, shown, place)
         disk = laid.disks[name]
-        assert bytewise.size(scope, place / found) == disk.length
+        assert bytewise.size(scope, place / found) == disk.served_length
         start = NOT_CAPTURED.get(name, 0)
         assert bytewise.differences(scope, place / found, disk.path, disk.length, start=start) == []
 
@@ -137,7 +137,7 @@ def test_mounted_is_materialized(laid: Boxes, name: str, form: str) -> None:
 def test_a_vmdk_is_two_files(laid: Boxes) -> None:
     """The text names the file beside it, which is the bare disk."""
     disk, flat = laid.disks["gpt"], laid.frozen("gpt", "vmdk").with_name(f"{laid.images['gpt'].raw.stem}-flat.vmdk")
-    assert f'RW {disk.length // SECTOR} FLAT "{flat.name}" 0' in laid.frozen("gpt", "vmdk").read_text()
+    assert f'RW {disk.served_length // SECTOR} FLAT "{flat.name}" 0' in laid.frozen("gpt", "vmdk").read_text()
     assert bytewise.differences(laid.scope, flat, disk.path, disk.length) == []
 
 
@@ -310,18 +310,18 @@ def test_a_vhdx_is_sound(laid: Boxes, name: str) -> None:
         }
         size, flags = struct.unpack("<II", items[GUIDS["file parameters"]][1])
         assert (size & size - 1, size % MIB, flags) == (0, 0, 0)
-        assert struct.unpack("<Q", items[GUIDS["size"]][1]) == (disk.length,)
+        assert struct.unpack("<Q", items[GUIDS["size"]][1]) == (disk.served_length,)
         (sector,) = struct.unpack("<I", items[GUIDS["logical"]][1])
         assert sector == disk.sector_size
         assert items[GUIDS["id"]][1] != bytes(16)
 
-        blocks, ratio = -(-disk.length // size), (1 << 23) * sector // size
+        blocks, ratio = -(-disk.served_length // size), (1 << 23) * sector // size
         offset, length = regions[GUIDS["bat"]]
         entries = struct.unpack(f"<{length // 8}Q", at(offset, length))
         assert not any(entries[blocks + (blocks - 1) // ratio :])
         payload = {number - number // (ratio + 1): entry >> 20 << 20 for number, entry in enumerate(entries) if entry}
         for number, place in payload.items():
-            rest = min(size, disk.length - number * size)
+            rest = min(size, disk.served_length - number * size)
             skip = NOT_CAPTURED.get(name, 0) if number == 0 else 0
             assert at(place + skip, size - skip) == disk.read(number * size + skip, rest - skip).ljust(size - skip, b"\0")
         assert {unit * MIB // size for unit in units(disk.path)} <= set(payload)

@@ -114,7 +114,7 @@ class Bench:
         jobs = json.dumps([(0, 0, disk.length, zeroed)])
         path = self.file(client, letter)
         whole = self.disk(client, letter)["scheme"] == "as imaged"
-        length = disk.length if disk.scheme == "gpt" or whole else -(-disk.length // MIB) * MIB
+        length = disk.length if whole else disk.served_length
         assert int(self.scope.run(["stat", "--format=%s", path]).stdout) == length + FOOTER
         found: list[int] = ask(self.scope, COMPARE, path, disk.path, jobs)
         return found
@@ -503,7 +503,7 @@ def test_list(bench: Bench) -> None:
             assert [p["content"] for p in facts["partitions"]] == ["image"]
             continue
         original = _original(bench, client, image)
-        assert facts["length"] == (original.length if original.scheme == "gpt" else -(-original.length // MIB) * MIB)
+        assert facts["length"] == original.served_length
         assert facts["disk_id"].lower() == original.identity.lower()
         expected = [(p.number, p.start, p.length) for p in original.partitions if p.number < 5 or original.scheme == "gpt"]
         assert [(p["number"], p["start"], p["length"]) for p in facts["partitions"]] == sorted(expected)

@@ -97,11 +97,19 @@ class TestFilled:
 
 
 class TestNamed:
-    def test_with_room_between_and_behind(self) -> None:
-        """Boot sectors that count from the start of the disk need nothing else, wherever the drives are."""
-        found = place(disk(), drives((9, 67 * 2048), (6, 80 * 2048), (2, 86 * 2048 + 1)))
-        assert chain(found) == [(67 * 2048, 9 * 2048), (80 * 2048, 6 * 2048), (86 * 2048 + 1, 2 * 2048)]
-        assert "boot sectors" in found.evidence if isinstance(found, WithDrives) else False
+    def test_each_from_a_whole_mib_on(self) -> None:
+        """Boot sectors that count from the start of the disk, of drives whose lengths are no whole MiB."""
+        known = ((9 * 2048 + 1, 66 * 2048), (11 * 2048 + 5, 77 * 2048), (6 * 2048 - 7, 90 * 2048))
+        found = place(disk(length=LENGTH * 2048 + 2048), drives(*known, unit=1))
+        assert chain(found) == [(start, length) for length, start in known]
+        assert isinstance(found, WithDrives)
+        assert "boot sectors name" in found.evidence
+
+    @pytest.mark.parametrize("starts", [(68, 78, 91), (66, 79, 92), (66, 77, 89)])
+    def test_with_room_for_one_more(self, starts: Sequence[int]) -> None:
+        """Before, between or behind them: nobody knows what is there."""
+        known = zip((9, 11, 6), (start * 2048 for start in starts), strict=True)
+        assert isinstance(place(disk(length=(LENGTH + 3) * 2048), drives(*known)), Doubt)
 
 
 class TestDoubt:

@@ -139,8 +139,8 @@ def _what(partition: Partition) -> str:
 
 
 def _holds(partition: Partition) -> str:
-    how = "has an empty table of logical drives" if partition.container == EXTENDED else "is zero"
-    return f"{how}: it is {partition.container}, which UrBackup does not save"
+    but = " but for an empty table of logical drives" if partition.container == EXTENDED else ""
+    return f"is zero{but}: it is {partition.container}, which UrBackup does not save"
 
 
 def _boot_loader(layout: Layout, contents: Iterable[Content]) -> Iterator[Note]:

@@ -7,13 +7,13 @@ from the start of the disk (mkntfs), or from the record in front of it (Windows:
     extended partition   │ record │ gap │   drive 1   │ record │ gap │   drive 2   │
                          └── hidden sectors of drive 1 ─┘
 
-The places of all drives follow in two cases:
+The places of all drives follow where there is no room for another drive, that nobody imaged, and
 
-    1. each boot sector names a place from the start of the disk, and the places are in order and apart;
-    2. the drives, in the order of their numbers and each behind its gap, fill the extended partition: there is no room left for
-       another drive. A drive that names no gap has that of Windows, or that of MS-DOS.
+    1. each boot sector names a place from the start of the disk, in the order of the numbers; or
+    2. the drives, in that order and each behind its gap, fill the extended partition. A drive that names no gap has that of
+       Windows, or that of MS-DOS.
 
-Either way the numbers have to be those of 1 to n without a gap. Where anything is in doubt, no drive is placed.
+Either way the numbers have to be those of 1 to n without one missing. Where anything is in doubt, no drive is placed.
 
 Not for: choosing the images (`plan/siblings`). Units: bytes, but for hidden sectors. Source: Microsoft, "Disk Concepts and
 Troubleshooting" (Windows 2000 resource kit), for the chain of records.
@@ -98,17 +98,20 @@ def _chains(layout: Layout, extended: Partition, drives: Sequence[Drive]) -> Ite
 
 
 def _named_places(size: int, extended: Partition, drives: Sequence[Drive]) -> tuple[tuple[int, int], ...]:
-    """By boot sectors that count from the start of the disk; empty where they do not."""
+    """By boot sectors that count from the start of the disk; empty where they do not, or where there is room for one more.
+
+    The next drive begins at the next whole MiB that leaves one for its record: less than two MiB behind the last one.
+    """
     places: list[tuple[int, int]] = []
     at = extended.start
     for drive in drives:
         start = drive.hidden * size
-        if start < at + size:
+        if not at + size <= start < at + 2 * MiB:
             return ()
         # The first record is where the extended partition begins. The others lie as far before their drive as those of Windows.
         places.append((max(at, start - MiB) if places else at, start))
         at = start + drive.length
-    return tuple(places) if at <= extended.end else ()
+    return tuple(places) if 0 <= extended.end - at < MiB else ()
 
 
 def _filling_places(size: int, extended: Partition, drives: Sequence[Drive], default: int) -> tuple[tuple[int, int], ...]:
