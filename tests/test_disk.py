@@ -19,6 +19,7 @@ from processes import run
 from synthfs.errors import FormatError
 from synthfs.extents import Bytes, FileRange
 from synthfs.model import ImageFacts
+from synthfs.plan.container import Format, fitting
 from synthfs.plan.disk import Disk, assemble
 from synthfs.plan.volume import Planner
 
@@ -184,3 +185,15 @@ def test_a_lone_volume_of_4096_byte_sectors_is_on_a_disk_of_such() -> None:
     assert layout.gpt.backup.entries_lba == layout.length // 4096 - 5
     assert [note.text for note in volume.notes if "sectors of" in note.text] == []
     assert list(disk_of(volume.image).extent_map().pieces(512 * KIB + 64 * MIB - 4096, 4096)) == [Bytes(boot[:4096])]
+
+
+@pytest.mark.parametrize(
+    ("beyond", "form"),
+    [(0, Format.VHD), (-1, Format.VHD), (-2047, Format.VHD), (1, Format.VHDX)],
+)
+def test_near_the_limit_of_a_vhd(beyond: int, form: Format) -> None:
+    """A disk with an MBR whose last partition ends just before 2040 GiB is judged by the length that it is given."""
+    mbr = sidecar_bytes(1, record((7, 2048, 2040 * 2**21 + beyond - 2048)))
+    disk = disk_of(image(mbr=mbr, length=8 * MIB))
+    assert disk.length == (2040 * GIB if form is Format.VHD else 2040 * GIB + MIB)
+    assert fitting(disk, Format.VHD) is form

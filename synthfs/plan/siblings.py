@@ -112,8 +112,11 @@ class Candidates:
                 return min(associated, key=lambda other: (not _together(dated, other), *_merit(dated, other)))
             if together := self._all.at(row.backuptime):
                 return min(together, key=lambda other: _merit(dated, other))
+        nearest = self._all.nearest(dated)
+        assert nearest is not None
+        if not nearest.volume.disputed:
+            return nearest
         claims = [found for series in self._by_letter.values() if (found := series.nearest(dated))]
-        nearest = min(claims, key=dated.nearness)
         return min((each for each in claims if self._is_one_run(nearest, each)), key=lambda other: _merit(dated, other))
 
     def _is_one_run(self, one: Dated, other: Dated) -> bool:
@@ -150,6 +153,7 @@ class Siblings:
                 self._main_disks.add((*volume.disk_key, device))
         self._candidates = {key: Candidates(images) for key, images in by_key.items()}
         self._tables: dict[object, tuple[Layout, list[tuple[Partition, Candidates]]]] = {}
+        self._of_same_disk: dict[object, Candidates | None] = {}
 
     def has_main_volume(self, dated: Dated) -> bool:
         """Whether an image of the same disk is one of more than SYSVOL or ESP."""
@@ -179,8 +183,13 @@ class Siblings:
         best = candidates.best_for(dated)
         if not self.devices.name(dated) or self.devices.is_same_disk(dated, best):
             return best
-        left = [each for each in candidates.images if self.devices.is_same_disk(dated, each)]
-        return Candidates(left).best_for(dated) if left else None
+        # Which of them are of the same disk is the same for all images of one volume.
+        which = id(candidates), dated.volume.key, dated.volume.device, identity_of(dated)
+        if which not in self._of_same_disk:
+            left = [each for each in candidates.images if self.devices.is_same_disk(dated, each)]
+            self._of_same_disk[which] = Candidates(left) if left else None
+        same = self._of_same_disk[which]
+        return same.best_for(dated) if same else None
 
     def _imaged(self, dated: Dated) -> list[tuple[Partition, Candidates]]:
         """The partitions of the volume's disk that were imaged, with their images. One layout is that of many images."""
@@ -228,7 +237,7 @@ class Devices:
         """
         place = dated.volume.key or ()
         near = self._series[(*place, dated.volume.device)].nearest(other)
-        return near is None or _identity(near) == _identity(dated)
+        return near is None or identity_of(near) == identity_of(dated)
 
 
 def _are_several(images: Sequence[Dated]) -> bool:
@@ -248,6 +257,6 @@ def _are_several(images: Sequence[Dated]) -> bool:
     )
 
 
-def _identity(dated: Dated) -> tuple[str, str | None]:
+def identity_of(dated: Dated) -> tuple[str, str | None]:
     """Which volume it is: its letter, and the id of its file system where that is known."""
     return dated.letter, bootsector.volume_id(dated.volume.image.boot)

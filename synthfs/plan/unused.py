@@ -8,7 +8,7 @@ Not for: the choice of what is used (`plan/siblings`). Units: bytes; times in se
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synthfs.formats import bootsector
@@ -17,6 +17,8 @@ from synthfs.plan.siblings import Dated, Devices, Key, Series
 
 _MOST = 3
 """So many images are named; the others say no more."""
+
+_MOST_LETTERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Unused:
         self._devices = devices
         self._why: dict[str, str] = {}
         self._by: defaultdict[Key, list[Dated]] = defaultdict(list)
-        self._found: dict[Key, tuple[Layout, Mapping[str, Series]]] = {}
+        self._series: dict[Key, Sequence[Series]] = {}
         for known in images:
             if known.why:
                 self._why[known.dated.name] = known.why
@@ -49,8 +51,7 @@ class Unused:
         found: dict[int, str] = {}
         for partition in layout.partitions:
             if partition.number not in used and partition != dated.volume.partition:
-                nearest = [series.nearest(dated) for series in self._could_be(dated, layout, partition).values()]
-                images = sorted(filter(None, nearest), key=dated.nearness)[:_MOST]
+                images = sorted(self._could_be(dated, layout, partition), key=dated.nearness)[:_MOST]
                 if images and partition.container:
                     found[partition.number] = f"volumes that lay in it: {', '.join(each.name for each in images)}"
                 elif images:
@@ -58,16 +59,26 @@ class Unused:
                     found[partition.number] = "; ".join(reasons)
         return found
 
-    def _could_be(self, dated: Dated, layout: Layout, partition: Partition) -> Mapping[str, Series]:
-        """By letter, the images that could be of a partition. One layout is that of many images."""
-        table = (id(layout), partition.number)
-        if table not in self._found:
-            by_letter: defaultdict[str, dict[str, Dated]] = defaultdict(dict)
-            for key in _tells(dated, layout, partition):
-                for each in self._by.get(key, ()):
-                    by_letter[each.letter][each.name] = each
-            self._found[table] = layout, {letter: Series(images.values()) for letter, images in by_letter.items()}
-        return self._found[table][1]
+    def _could_be(self, dated: Dated, layout: Layout, partition: Partition) -> Collection[Dated]:
+        """Of each volume that could be that of a partition, the image nearest in time."""
+        by_letter: dict[str, Dated] = {}
+        for key in _tells(layout, partition):
+            for series in self._with(key):
+                near = series.nearest(dated)
+                known = by_letter.get(near.letter, near) if near else None
+                if near and known and dated.nearness(near) <= dated.nearness(known):
+                    by_letter[near.letter] = near
+        return by_letter.values()
+
+    def _with(self, key: Key) -> Sequence[Series]:
+        """All images that tell `key`, by letter. Kept: it is asked for by each disk with such a partition."""
+        if key not in self._series:
+            by_letter: defaultdict[str, list[Dated]] = defaultdict(list)
+            for each in self._by.get(key, ()):
+                # A hostile client may have as many volumes as images.
+                by_letter[each.letter if each.letter in by_letter or len(by_letter) < _MOST_LETTERS else ""].append(each)
+            self._series[key] = [Series(images) for images in by_letter.values()]
+        return self._series[key]
 
     def _reason(self, dated: Dated, partition: Partition, other: Dated) -> str:
         if why := self._why.get(other.name):
@@ -109,7 +120,7 @@ def _told_by(dated: Dated) -> Iterator[Key]:
         yield ("length", disk, length)
 
 
-def _tells(dated: Dated, layout: Layout, partition: Partition) -> Iterator[Key]:
+def _tells(layout: Layout, partition: Partition) -> Iterator[Key]:
     """What an image may tell that could be of a partition: its GUID, its place on this disk or on one like it, its length."""
     yield from _by_table(layout, partition)
     if not partition.container:
