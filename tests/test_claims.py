@@ -3,6 +3,8 @@
 Not for: a single volume's place (test_place), pairs of evidence (test_evidence). Units: LBAs of 512 bytes.
 """
 
+from dataclasses import replace
+
 import handmade
 from handmade import MIB, Slot, gpt, image, ntfs_boot, protective, sidecar_bytes, store
 from synthfs.model import ImageFacts
@@ -83,6 +85,42 @@ def test_a_number_that_cannot_be() -> None:
     assert places(taken("X", 1, 0, length=filled)) == [3]
 
 
+def test_a_chain_of_copies() -> None:
+    """E: was copied to D:, then C: to E:. All numbers are right, and two boot sectors are not."""
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        images = [taken("C", 1, 1), taken("D", 2, 3), taken("E", 3, 1)]
+        found = places(*(images[index] for index in order))
+        assert [found[order.index(index)] for index in range(3)] == [1, 2, 3]
+
+
+def test_a_number_against_a_boot_sector() -> None:
+    """Two stale numbers after a partition was deleted: one volume tells its place, the other one does not, and is alone."""
+    assert places(taken("D", 2, 0, length=SIZE + MIB // 2), taken("Y", 4, 2)) == [ALONE, 2]
+    # Years later another volume may be there.
+    assert places(taken("D", 2, 0, length=SIZE + MIB // 2), taken("Y", 4, 2, OLD)) == [2, 2]
+
+
+def test_a_volume_of_another_length() -> None:
+    """Windows images all but NTFS to the end: what fills partition 1 alone is there. An NTFS may be shorter than its own."""
+    exact = 20 * MIB
+    assert places(taken("D", 2, 0, length=exact)) == [1]
+    ntfs = image(
+        letter="D", stamp=NOW, mbr=sidecar_bytes(2, protective(SECTORS), TABLE), length=SIZE, boot=ntfs_boot(SIZE, 9999)
+    )
+    assert places(ntfs) == [2]
+    assert places(ntfs, taken("Y", 4, 2)) == [1, 2]
+    assert places(ntfs, taken("Y", 4, 2), taken("C", 1, 1)) == [ALONE, 2, 1]
+
+
+def test_a_broken_off_image_is_a_witness() -> None:
+    """The image of C: is not offered, and still tells where C: is."""
+    catalog = plan(store(replace(taken("C", 1, 1), finished=False), d := taken("D", 2, 1)), None)
+    (disk,) = catalog.disks
+    (own,) = [content for content in disk.contents if content.volume]
+    assert (own.volume and own.volume.image, own.partition.number) == (d, 2)
+
+
 def test_another_machine_does_not_matter() -> None:
-    other = handmade.image("pc2", "C", NOW, mbr=sidecar_bytes(2, protective(SECTORS), TABLE), length=SIZE)
+    sidecar, boot = sidecar_bytes(2, protective(SECTORS), TABLE), ntfs_boot(SIZE, FIRST[2])
+    other = handmade.image("pc2", "C", NOW, mbr=sidecar, length=SIZE, boot=boot)
     assert places(other, taken("D", 3, 2)) == [2, 2]

@@ -83,10 +83,17 @@ class TestFilled:
         known = drives(*zip((9, 12, 6), hidden, strict=True))
         assert chain(place(disk(), known)) == [(66 * 2048, 9 * 2048), (76 * 2048, 12 * 2048), (89 * 2048, 6 * 2048)]
 
-    @pytest.mark.parametrize("left", [1, 2047])
-    def test_less_than_a_mib_is_left(self, left: int) -> None:
-        """Another drive would need a MiB for its record alone."""
-        assert len(chain(place(disk(length=LENGTH * 2048 + left), drives(*FULL)))) == 3
+    @pytest.mark.parametrize("hidden", [0, 2048])
+    def test_each_from_a_whole_mib_on(self, hidden: int) -> None:
+        """As sfdisk lays them out: a drive whose length is no whole MiB is followed by less than two."""
+        known = ((9 * 2048 + 1024, hidden), (8 * 2048, hidden), (5 * 2048, hidden))
+        found = place(disk(length=26 * 2048), drives(*known, unit=1))
+        assert chain(found) == [(66 * 2048, 9 * 2048 + 1024), (77 * 2048, 8 * 2048), (86 * 2048, 5 * 2048)]
+
+    @pytest.mark.parametrize("left", [1, 1024, 2047, 2048, 4096])
+    def test_anything_is_left(self, left: int) -> None:
+        """It may lie between the drives as well as behind them."""
+        assert isinstance(place(disk(length=LENGTH * 2048 + left), drives(*FULL)), Doubt)
 
     @pytest.mark.parametrize("kind", [0x05, 0x0F, 0x85])
     def test_any_kind_of_extended_partition(self, kind: int) -> None:
@@ -131,10 +138,18 @@ class TestDoubt:
         """Nothing is placed where a single one is in doubt."""
         assert isinstance(place(disk(), drives(*known)), Doubt)
 
-    @pytest.mark.parametrize("left", [2048, 4096])
-    def test_room_for_one_more(self, left: int) -> None:
-        """A MiB is room for another drive, that nobody imaged."""
-        assert isinstance(place(disk(length=LENGTH * 2048 + left), drives(*FULL)), Doubt)
+    def test_one_volume_twice(self) -> None:
+        """A drive was deleted, and the next one has its number now: an image of it is among them under both."""
+        known = [Drive(number, 9 * MIB, 0, 0x83, id) for number, id in ((1, "a"), (2, "b"), (3, "b"))]
+        found = place(disk(length=30 * 2048), known)
+        assert isinstance(found, Doubt)
+        assert "two numbers" in found.why
+        others = [Drive(drive.number, drive.length, 0, drive.type, str(drive.number)) for drive in known]
+        assert len(chain(place(disk(length=30 * 2048), others))) == 3
+
+    def test_not_on_a_whole_mib(self) -> None:
+        """Debian begins an extended partition two sectors before its drive: a MiB left behind it is not one before it."""
+        assert isinstance(place(disk(66 * 2048 - 2, 9 * 2048), drives((8, 0))), Doubt)
 
     @pytest.mark.parametrize(("numbers", "missing"), [((2, 3), 1), ((1, 3), 2), ((1, 2, 4), 3)])
     def test_one_without_an_image(self, numbers: Sequence[int], missing: int) -> None:
@@ -149,11 +164,9 @@ class TestDoubt:
         assert isinstance(place(layout, drives((9, 2048))), Doubt)
 
     def test_first_on_the_disk(self) -> None:
-        """In an extended partition from sector 63 on, 2048 may be a place as well as a gap, and both may leave no room."""
+        """In an extended partition from sector 63 on, 2048 is a place: as a gap it would lead to no whole MiB."""
         layout = captured(mbr_sidecar(record((0x0F, 63, 2048 + 4 * 2048))))
-        found = place(layout, drives((4, 2048)))
-        assert isinstance(found, Doubt)
-        assert "several" in found.why
+        assert chain(place(layout, drives((4, 2048))), 63) == [(2048, 8192)]
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,10 +10,11 @@ from the start of the disk (mkntfs), or from the record in front of it (Windows:
 The places of all drives follow where there is no room for another drive, that nobody imaged, and
 
     1. each boot sector names a place from the start of the disk, in the order of the numbers; or
-    2. the drives, in that order and each behind its gap, fill the extended partition. A drive that names no gap has that of
-       Windows, or that of MS-DOS.
+    2. the drives, in that order and each behind its gap, end exactly where the extended partition does. Each begins right
+       behind its gap, or at the next whole MiB. A drive that names no gap has that of Windows, or that of MS-DOS.
 
-Either way the numbers have to be those of 1 to n without one missing. Where anything is in doubt, no drive is placed.
+Either way the numbers have to be those of 1 to n without one missing, of n different volumes, all from one run. Where anything
+is in doubt, or more than one chain is possible, no drive is placed.
 
 Not for: choosing the images (`plan/siblings`). Units: bytes, but for hidden sectors. Source: Microsoft, "Disk Concepts and
 Troubleshooting" (Windows 2000 resource kit), for the chain of records.
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from synthfs.formats import bootsector, mbr
 from synthfs.plan.layout import EXTENDED, Layout, Partition
-from synthfs.units import MiB
+from synthfs.units import MiB, align_up
 
 _MOST = 60
 """More drives than Windows has letters for; a chain of thousands comes from nobody's disk."""
@@ -32,19 +33,24 @@ _MOST = 60
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """What the image of a logical drive tells: `length` of its partition, `hidden` sectors by its boot sector (0: unknown)."""
+    """What the image of a logical drive tells: `length` of its partition, `hidden` sectors by its boot sector (0: unknown).
+
+    `id` is that of its file system, empty where it is not known.
+    """
 
     number: int
     length: int
     hidden: int
     type: int
+    id: str = ""
 
     @classmethod
-    def of(cls, number: int, volume_length: int, boot: bytes, sector_size: int) -> "Drive":
+    def of(cls, number: int, volume_length: int, boot: bytes, sector_size: int, recorded_id: str = "") -> "Drive":
         """From the image of drive `number` (counted from 1), whose volume begins with `boot`."""
         found = bootsector.parse(boot)
         length = bootsector.partition_length(boot, volume_length)
-        return cls(number, -(-length // sector_size) * sector_size, found.hidden_sectors if found else 0, _type(boot))
+        hidden = found.hidden_sectors if found else 0
+        return cls(number, align_up(length, sector_size), hidden, _type(boot), bootsector.volume_id(boot) or recorded_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,9 @@ def place(layout: Layout, drives: Sequence[Drive]) -> WithDrives | Doubt:
     if [drive.number for drive in drives] != list(range(1, len(drives) + 1)):
         missing = next(n for n in range(1, len(drives) + 2) if n not in {drive.number for drive in drives})
         return Doubt(f"there is no image of logical drive {missing}")
+    ids = [drive.id for drive in drives if drive.id]
+    if len(set(ids)) < len(ids):
+        return Doubt("one of them was imaged under two numbers")
     if len(drives) > _MOST:
         return Doubt(f"there are {len(drives)} of them")
     found = {chain.places: chain for chain in _chains(layout, extended[0], drives)}
@@ -93,8 +102,9 @@ def _chains(layout: Layout, extended: Partition, drives: Sequence[Drive]) -> Ite
     if places := _named_places(layout.sector_size, extended, drives):
         yield _Chain(places, "the places that their boot sectors name")
     for default in (MiB, 63 * layout.sector_size):
-        if places := _filling_places(layout.sector_size, extended, drives, default):
-            yield _Chain(places, "their numbers, boot sectors and lengths, which fill the extended partition")
+        for unit in (layout.sector_size, MiB):
+            if places := _filling_places(layout.sector_size, extended, drives, default, unit):
+                yield _Chain(places, "their numbers, boot sectors and lengths, with which they fill the extended partition")
 
 
 def _named_places(size: int, extended: Partition, drives: Sequence[Drive]) -> tuple[tuple[int, int], ...]:
@@ -114,21 +124,25 @@ def _named_places(size: int, extended: Partition, drives: Sequence[Drive]) -> tu
     return tuple(places) if 0 <= extended.end - at < MiB else ()
 
 
-def _filling_places(size: int, extended: Partition, drives: Sequence[Drive], default: int) -> tuple[tuple[int, int], ...]:
-    """One drive behind another; empty where they do not fill the extended partition.
+def _filling_places(
+    size: int, extended: Partition, drives: Sequence[Drive], default: int, unit: int
+) -> tuple[tuple[int, int], ...]:
+    """One drive behind another, each from a multiple of `unit` on; empty where they do not fill the extended partition.
 
-    `default` is the gap of Windows or MS-DOS, for drives that name none.
+    `default` is the gap of Windows or MS-DOS, for drives that name none; that of Windows leads to a whole MiB.
     """
     places: list[tuple[int, int]] = []
     at = extended.start
     for drive in drives:
-        from_disk = drive.hidden * size == at + default
+        from_disk = drive.hidden * size == align_up(at + default, unit)
         gap = default if from_disk or not drive.hidden else drive.hidden * size
-        places.append((at, at + gap))
-        at += gap + drive.length
-    # What is left has to be shorter than the gap that one more drive would need.
-    needed = min(start - record for record, start in places)
-    return tuple(places) if 0 <= extended.end - at < needed else ()
+        start = align_up(at + gap, unit)
+        if gap == MiB and start % MiB:
+            return ()
+        # The record lies before its drive by the gap that the boot sector names, and right behind the last drive otherwise.
+        places.append((at if not drive.hidden or from_disk or not places else start - gap, start))
+        at = start + drive.length
+    return tuple(places) if at == extended.end else ()
 
 
 def _with_drives(layout: Layout, extended: Partition, drives: Sequence[Drive], chain: _Chain) -> Layout:

@@ -87,13 +87,14 @@ def _offer(machine: Machine) -> Offer:
             volume = planner.volume(image)
         except FormatError as error:
             skipped.append(Skipped(image.client, image.name, str(error), Kind.UNUSABLE))
+            unused += _known(planner, image, row, f"it is not offered: {error}")
             continue
         if verdict.note:
             volume = replace(volume, notes=(*volume.notes, verdict.note))
         volumes.append(Dated(volume, row, clock(image.stamp)))
     for image, row, _ in machine.relatives:
         unused += _known(planner, image, row, f"it belongs to the client {image.client}")
-    volumes = settled(volumes)
+    volumes = settled(volumes, [known.dated for known in unused if known.dated.volume.image.client == image.client])
     builder = _Builder(volumes, unused)
     disks, parts = [], []
     for dated in volumes:
@@ -110,11 +111,15 @@ def _offer(machine: Machine) -> Offer:
 
 
 def _known(planner: Planner, image: ImageFacts, row: ImageRow | None, why: str) -> Iterator[Known]:
-    """An image that is not used, if it holds a volume at all."""
+    """An image that is not used; one that holds no volume still has an `.mbr` that tells of which partition it is."""
     try:
-        yield Known(Dated(planner.volume(image), row, clock(image.stamp)), why)
-    except FormatError:
-        return
+        volume = planner.volume(image)
+    except FormatError as error:
+        origin = planner.origin(image)
+        if origin is None or origin.named is None:
+            return
+        volume = Volume(image, origin.layout, origin.named, 0, alone=str(error), origin=origin)
+    yield Known(Dated(volume, row, clock(image.stamp)), why)
 
 
 class _Builder:
@@ -139,7 +144,8 @@ class _Builder:
             own = moved.pop(4 + dated.volume.logical) if dated.volume.logical else None
             dated = own or replace(dated, volume=replace(dated.volume, layout=drives.layout))
             siblings = {number: (each.volume, dated.distance(each)) for number, each in moved.items()}
-            notes.append(Note(f"the places of its logical drives follow from {drives.evidence}"))
+            text = f"the places of its logical drives follow from {drives.evidence}"
+            notes.append(Note(f"{text}; the numbers are taken for their order on the disk"))
         siblings |= self.siblings.of(dated)
         clauses = self._unused.clauses(dated, dated.volume.layout, siblings)
         for partition in dated.volume.layout.partitions:
@@ -154,7 +160,12 @@ class _Builder:
             return None
         size = origin.layout.sector_size
         volumes = [(number, each.volume) for number, each in images.items()]
-        drives = tuple(logical.Drive.of(number, v.length, v.image.boot, size) for number, v in volumes)
+        # Windows records a volume's serial number, which boot sectors have as well, in another form.
+        ids = [v.origin.recorded_id if v.origin and v.origin.from_linux else "" for _, v in volumes]
+        drives = tuple(
+            logical.Drive.of(number, v.length, v.image.boot, size, found)
+            for (number, v), found in zip(volumes, ids, strict=True)
+        )
         key = id(origin.layout), drives
         if key not in self._logical:
             self._logical[key] = origin.layout, logical.place(origin.layout, drives)

@@ -1,21 +1,23 @@
 """Where on its disk an imaged volume belongs.
 
 UrBackup records a partition *number*, and not even that means one thing: a Windows client counts the partitions that
-exist, a Linux client takes the number in the device's name, which is the table slot. Numbers go stale as well: Windows counts
-on after a partition was deleted, until it is restarted. So the number is only the first witness. The others are the volume's
-length, which must fit, what its boot sector says of its own place, and, from Linux clients, the id of what the named
+exist, a Linux client takes the number in the device's name, which is the table slot. Windows' numbers go stale as well: it
+counts on after a partition was deleted, until it is restarted. So the number is only the first witness. The others are the
+volume's length, which must fit, what its boot sector says of its own place, and, from Linux clients, the id of what the named
 partition holds.
 
-    number and boot sector agree, or there is no boot sector that tells       there
-    they do not, and the volume fills the partition of its number exactly     there, in doubt
-    they do not                                                               where the boot sector says, in doubt
-    the number means no partition, or one that is too small                   where the boot sector says, or in the only
-                                                                              partition of the image's length, in doubt
-    the named partition holds something else (LVM, LUKS)                      nowhere
-    a logical drive, a dynamic volume, a whole disk                           nowhere
+    the number, and the boot sector or the id confirms it                      there, beyond doubt
+    boot sector and number disagree                                            where the boot sector says, in doubt; where the
+                                                                               number says if only that has the image's length
+    the number alone                                                           there; with Windows, if another partition alone
+                                                                               has the length, there, in doubt, but for NTFS
+    the number means no partition, or one that is too small                    where the boot sector says, or in the only
+                                                                               partition of the image's length, in doubt
+    the named partition holds something else (LVM, LUKS)                       nowhere
+    a logical drive, a dynamic volume, a whole disk                            nowhere
 
-A place that is in doubt has an alternative, for the case that the image of another volume has that place without doubt: then
-the boot sector is a stale one, as in a partition that was made by copying another one (`plan/claims`).
+A place that is not beyond doubt has an alternative, for the case that the image of another volume has that place by better
+evidence: a boot sector may be stale, too, as in a partition that was made by copying another one (`plan/claims`).
 
 Not for: reading tables (`plan/layout`), logical drives (`plan/logical`), or deciding what to do with a volume that has no
 place. Units: bytes.
@@ -23,7 +25,8 @@ place. Units: bytes.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 
 from synthfs.formats import bootsector
 from synthfs.model import Note
@@ -42,17 +45,29 @@ class NotPlaced:
     logical: int | None = None
 
 
+class Witness(IntEnum):
+    """What a place rests on, the best first. A Linux client's number is as good as two witnesses: see `Placed`."""
+
+    CONFIRMED = 0
+    BOOT_SECTOR = 1
+    NUMBER = 2
+    LENGTH = 3
+    NUMBER_AGAINST_LENGTH = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """The partition that a volume was read from. `disputed`: the evidence contradicts itself.
 
-    `otherwise` is what to believe if another volume has this place beyond doubt; None where nothing else can be believed.
+    `otherwise` is what to believe if another volume has this place by a better witness; None where nothing else can be
+    believed. The number of a Linux client is that of the device that was read, so it counts as confirmed.
     """
 
     partition: Partition
     notes: tuple[Note, ...] = ()
     disputed: bool = False
     otherwise: "Placed | NotPlaced | None" = None
+    witness: Witness = Witness.CONFIRMED
 
 
 _LVM_ID = re.compile(r"[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}")
@@ -85,38 +100,85 @@ def locate(layout: Layout, sidecar: MbrFile, volume_length: int, boot: bytes) ->
         stale_id = not is_volume
     if named and named.container and not (named.container == LVM and sidecar.from_linux):
         return NotPlaced(f"partition {named.number} is {named.container}, and UrBackup does not save what lies where inside it")
-    if named is None and (logical := logical_drive(layout, sidecar)):
+    if named is None and (logical := logical_drive(layout, sidecar)) is not None:
         # Nothing else is asked: its boot sector counts from its own table, and its length may be that of another partition.
-        why = f"it is logical drive {sidecar.partition_number}, and UrBackup does not save where those lie"
+        why = f"it is a logical drive (its number is {sidecar.partition_number}), and UrBackup does not save where those lie"
         return NotPlaced(why, max(logical, 0))
-    notes = (_stale_id(sidecar, named),) if stale_id and named else ()
-    return _by_place_and_length(layout, sidecar, volume_length, boot, named, notes)
-
-
-def _by_place_and_length(
-    layout: Layout, sidecar: MbrFile, volume_length: int, boot: bytes, named: Partition | None, notes: tuple[Note, ...]
-) -> Placed | NotPlaced:
-    """The number (`named`), the boot sector and the length, against each other."""
     fitting = [p for p in layout.partitions if (not p.container or p == named) and volume_length <= p.length]
     told = next(iter(_told_by_boot_sector(layout, fitting, boot)), None)
+    if named not in fitting or named is None:
+        return _without_number(layout, sidecar, volume_length, named, fitting, told)
+    placed = _with_number(layout, sidecar, volume_length, boot, named, fitting, told)
+    return replace(placed, notes=(_stale_id(sidecar, named), *placed.notes)) if stale_id else placed
+
+
+def _with_number(
+    layout: Layout,
+    sidecar: MbrFile,
+    volume_length: int,
+    boot: bytes,
+    named: Partition,
+    fitting: Sequence[Partition],
+    told: Partition | None,
+) -> Placed:
+    """The place of a volume that fits into the partition of its number."""
     size = layout.sector_size
-    if named in fitting and told == named:
-        return Placed(named, notes)
-    if named in fitting and told is None:
-        other = _other_order(layout, sidecar, volume_length)
-        return Placed(named, (*notes, _order_unsure(named, other)), disputed=True) if other else Placed(named, notes)
-    if named in fitting and told:
-        by_number = Placed(named, (*notes, _stale_boot_sector(named, told)), disputed=True)
+    if told == named:
+        return Placed(named)
+    if sidecar.from_linux and bootsector.volume_id(boot) is not None:
+        return Placed(named, (_stale_boot_sector(named, told),) if told else ())
+    by_number = Placed(named, witness=Witness.CONFIRMED if sidecar.from_linux else Witness.NUMBER)
+    if told:
+        by_number = replace(by_number, notes=(_stale_boot_sector(named, told),), disputed=True)
         if _fills(named, volume_length, size) and not _fills(told, volume_length, size):
             return by_number
         note = _disagreement(sidecar, named, told, "its boot sector names that place")
-        return Placed(told, (note,), disputed=True, otherwise=by_number)
+        return Placed(told, (note,), True, by_number, Witness.BOOT_SECTOR)
+    if sidecar.from_linux:
+        return by_number
+    exact = [p for p in fitting if _fills(p, volume_length, size)]
+    if exact and named not in exact:
+        return _against_length(sidecar, boot, by_number, exact)
+    by_number = replace(by_number, otherwise=NotPlaced(f"its number, {sidecar.partition_number}, means another volume's place"))
+    if len(exact) != 1 and (other := _other_order(layout, sidecar, volume_length)):
+        return replace(by_number, notes=(_order_unsure(named, other),), disputed=True)
+    return by_number
+
+
+def _against_length(sidecar: MbrFile, boot: bytes, by_number: Placed, exact: Sequence[Partition]) -> Placed:
+    """The place of a volume from Windows that has the length of other partitions (`exact`) than that of its number.
+
+    Windows images all but NTFS to the end of the partition. An NTFS may end before it.
+    """
+    named, only = by_number.partition, exact[0] if len(exact) == 1 else None
+    nowhere = NotPlaced(f"its number, {sidecar.partition_number}, means a partition of another volume's length")
+    by_length = None
+    if only:
+        note = _disagreement(sidecar, named, only, "it alone has the image's length")
+        by_length = Placed(only, (note,), True, None, Witness.LENGTH)
+    by_number = replace(by_number, notes=(_other_length(named, exact),), disputed=True, witness=Witness.NUMBER_AGAINST_LENGTH)
+    if by_length and bootsector.file_system(boot) != "NTFS":
+        return replace(by_length, otherwise=by_number)
+    return replace(by_number, otherwise=by_length or nowhere)
+
+
+def _without_number(
+    layout: Layout,
+    sidecar: MbrFile,
+    volume_length: int,
+    named: Partition | None,
+    fitting: Sequence[Partition],
+    told: Partition | None,
+) -> Placed | NotPlaced:
+    """The place of a volume whose number means no partition, or one that is too small for it."""
     nowhere = _no_room(sidecar, named, volume_length)
     if told:
-        return Placed(told, (_disagreement(sidecar, named, told, "its boot sector names that place"),), True, nowhere)
-    exact = [p for p in fitting if _fills(p, volume_length, size)]
+        note = _disagreement(sidecar, named, told, "its boot sector names that place")
+        return Placed(told, (note,), True, nowhere, Witness.BOOT_SECTOR)
+    exact = [p for p in fitting if _fills(p, volume_length, layout.sector_size)]
     if len(exact) == 1:
-        return Placed(exact[0], (_disagreement(sidecar, named, exact[0], "it alone has the image's length"),), True, nowhere)
+        note = _disagreement(sidecar, named, exact[0], "it alone has the image's length")
+        return Placed(exact[0], (note,), True, nowhere, Witness.LENGTH)
     return nowhere
 
 
@@ -152,6 +214,9 @@ def _is_volume_of(named: Partition, sidecar: MbrFile, volume_length: int, boot: 
         return NotPlaced(f"partition {named.number} holds something else (its id is {recorded:.64}), as with {holder}")
     if named.container and not (own and own.lower() == recorded.lower()):
         return NotPlaced(f"partition {named.number} is {named.container}, and UrBackup does not save what lies where inside it")
+    if own is None and volume_length < named.length:
+        # Volumes of file systems that UrBackup does not know are imaged to the end of their device.
+        return NotPlaced(f"the image is shorter than partition {named.number}, so it is of something inside it, as with LVM")
     if own is None or len(recorded) < _SHORTEST_ID or recorded.lower() == own.lower():
         return True
     # A logical volume is shorter than the partition below it, where LVM has its own data as well.
@@ -196,6 +261,11 @@ def _stale_id(sidecar: MbrFile, named: Partition) -> Note:
 def _stale_boot_sector(believed: Partition, told: Partition) -> Note:
     text = f"volume placed in partition {believed.number}, which its number means, although its boot sector names "
     return Note(f"{text}the place of partition {told.number}", warning=True)
+
+
+def _other_length(believed: Partition, others: Sequence[Partition]) -> Note:
+    text = f"volume placed in partition {believed.number}, which its number means, although it has the length of partition "
+    return Note(f"{text}{' or '.join(str(other.number) for other in others)}", warning=True)
 
 
 def _order_unsure(believed: Partition, other: Partition) -> Note:

@@ -13,9 +13,9 @@ Images of two volumes are of one run if each is the nearest of its volume to the
 
 Several disks of one machine may have equal tables, down to the ids (`dd`, or `sfdisk -d sda | sfdisk sdb`). They are told apart
 by the device that the `.mbr` names. That name is no identity: Windows numbers its disks anew at each start, and Linux may swap
-sda and sdb. So it counts only where it must: where images of different volumes have one place on two devices. Then siblings
-come from the same device alone, and from another run only if the disk was that device then, which the image of its own
-partition tells.
+sda and sdb. So it counts only where it must: where images of different volumes have one place on two devices, or, with Linux,
+where one run has two devices. Then siblings come from the same device alone, and from another run only if the disk was that
+device then, which the image of its own partition tells.
 
 Not for: places (`plan/place`), disks (`plan/disk`). Times in seconds.
 """
@@ -119,6 +119,10 @@ class Candidates:
         claims = [found for series in self._by_letter.values() if (found := series.nearest(dated))]
         return min((each for each in claims if self._is_one_run(nearest, each)), key=lambda other: _merit(dated, other))
 
+    def nearest(self, letter: str, dated: Dated) -> Dated | None:
+        """The image of this letter that is nearest to another one."""
+        return self._by_letter[letter].nearest(dated)
+
     def _is_one_run(self, one: Dated, other: Dated) -> bool:
         if one is other:
             return True
@@ -167,7 +171,10 @@ class Siblings:
                 yield partition.number, (best.volume, dated.distance(best))
 
     def logical_drives(self, dated: Dated) -> dict[int, Dated]:
-        """The best image of each logical drive of the disk that was imaged, by its number, counted from 1."""
+        """The image of each logical drive that was taken in one run with `dated`, by its number, counted from 1.
+
+        Drives come and go, and their numbers with them: those of another run may be of other drives.
+        """
         found: dict[int, Dated] = {}
         if (key := dated.volume.drives_key) is None:
             return found
@@ -175,9 +182,14 @@ class Siblings:
             candidates = self._candidates.get((*key, number, self.devices.name(dated)))
             if number == dated.volume.logical:
                 found[number] = dated
-            elif candidates and (best := self._best(dated, candidates)):
+            elif candidates and (best := self._best(dated, candidates)) and self._is_one_run(dated, best):
                 found[number] = best
         return found
+
+    def _is_one_run(self, dated: Dated, other: Dated) -> bool:
+        """Whether no other image of the same volume as `dated` is nearer to `other`, and both began within twelve hours."""
+        own = self._candidates[(*(dated.volume.key or ()), self.devices.name(dated))]
+        return own.nearest(dated.letter, other) is dated and abs(dated.distance(other)) <= ONE_RUN
 
     def _best(self, dated: Dated, candidates: Candidates) -> Dated | None:
         best = candidates.best_for(dated)
@@ -214,7 +226,7 @@ class Devices:
         self._devices: dict[Key, Sequence[str]] = {}
         self._series: dict[Key, Series] = {}
         for disk, by_place in places.items():
-            if any(_are_several([each for each in images if not each.volume.disputed]) for images in by_place.values()):
+            if _have_several_disks(by_place.values()):
                 self._devices[disk] = sorted({dated.volume.device for images in by_place.values() for dated in images})
                 for place, images in by_place.items():
                     for device in self._devices[disk]:
@@ -240,23 +252,50 @@ class Devices:
         return near is None or identity_of(near) == identity_of(dated)
 
 
-def _are_several(images: Sequence[Dated]) -> bool:
-    """Whether images of one place, on several devices, are of several disks and not of one whose name changed.
+def _have_several_disks(places: Iterable[Sequence[Dated]]) -> bool:
+    """Whether images with one table are of several disks, and not of one whose name changed. `places` has those of each place.
 
-    A volume keeps its letter while its disk gets another name. Two volumes have two letters at any one time.
+    Windows shows no two disks of one id at a time, and numbers its disks as it likes: only one place on two of them tells.
     """
-    letters: defaultdict[str, set[str]] = defaultdict(set)
+    certain = [[each for each in images if not each.volume.disputed] for images in places]
+    linux = [each for images in certain for each in images if each.volume.origin and each.volume.origin.from_linux]
+    return any(_are_of_several(images) for images in (*certain, linux))
+
+
+def _are_of_several(images: Sequence[Dated]) -> bool:
+    """Whether images of several devices are of several disks.
+
+    A volume keeps its letter while its disk gets another name, and its id under any letter. Two volumes have two letters at any
+    one time.
+    """
+    names: defaultdict[str, set[str]] = defaultdict(set)
     for each in images:
-        letters[each.volume.device].add(each.letter)
-    if any(one.isdisjoint(other) for one, other in combinations(letters.values(), 2)):
+        names[each.volume.device] |= _names_of(each)
+    if any(one.isdisjoint(other) for one, other in combinations(names.values(), 2)):
         return True
     in_time = sorted(images, key=lambda each: (each.clock, each.name))
     return any(
-        one.letter != other.letter and one.volume.device != other.volume.device and other.clock - one.clock <= ONE_RUN
+        _letter(one) != _letter(other)
+        and one.volume.device != other.volume.device
+        and other.clock - one.clock <= ONE_RUN
         for one, other in pairwise(in_time)
     )
 
 
+def _letter(dated: Dated) -> str:
+    """SYSVOL and ESP may be two names of one partition."""
+    return "ESP" if dated.volume.image.is_system_partition else dated.letter
+
+
+def _names_of(dated: Dated) -> set[str]:
+    origin = dated.volume.origin
+    volume_id = bootsector.volume_id(dated.volume.image.boot)
+    # Linux' letters have the device's name in them, which makes a copy of a disk out of a disk that got another name.
+    from_linux = origin is not None and origin.from_linux
+    return {_letter(dated)} if from_linux or not volume_id else {_letter(dated), volume_id}
+
+
 def identity_of(dated: Dated) -> tuple[str, str | None]:
-    """Which volume it is: its letter, and the id of its file system where that is known."""
-    return dated.letter, bootsector.volume_id(dated.volume.image.boot)
+    """Which volume it is: its letter, and the id of its file system."""
+    origin = dated.volume.origin
+    return dated.letter, bootsector.volume_id(dated.volume.image.boot) or (origin.recorded_id if origin else None)

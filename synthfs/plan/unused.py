@@ -4,16 +4,20 @@ A partition without an image is zero. That it was not imaged is true only where 
 images are asked that name the partition in any way: by its GUID, its place, its number, or its length. Those of a virtual
 client are among them (`pc[data]` is a second client of the machine `pc`), and those that are not offered.
 
+Where an image has nothing but a number or a start in common with the partition, it is named only if its disk may have become
+this one: not while there were images of both, and not if the same volume is on this disk elsewhere.
+
 Not for: the choice of what is used (`plan/siblings`). Units: bytes; times in seconds.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synthfs.formats import bootsector
 from synthfs.plan.layout import EXTENDED, Layout, Partition
-from synthfs.plan.siblings import Dated, Devices, Key, Series
+from synthfs.plan.siblings import ONE_RUN, Dated, Devices, Key, Series
+from synthfs.plan.volume import Volume
 
 _MOST = 3
 """So many images are named; the others say no more."""
@@ -32,26 +36,32 @@ class Known:
 class Unused:
     """All images of one machine, by what they tell of the partition that they were taken from."""
 
-    def __init__(self, images: Iterable[Known], devices: Devices) -> None:
+    def __init__(self, images: Collection[Known], devices: Devices) -> None:
         self._devices = devices
         self._why: dict[str, str] = {}
         self._by: defaultdict[Key, list[Dated]] = defaultdict(list)
         self._series: dict[Key, Sequence[Series]] = {}
+        by_disk: defaultdict[object, list[Dated]] = defaultdict(list)
+        for known in images:
+            origin = known.dated.volume.origin
+            by_disk[origin.layout.disk_id if origin else None].append(known.dated)
+        self._disks = {disk: Series(each) for disk, each in by_disk.items()}
         for known in images:
             if known.why:
                 self._why[known.dated.name] = known.why
             for key in _told_by(known.dated):
                 self._by[key].append(known.dated)
 
-    def clauses(self, dated: Dated, layout: Layout, used: Mapping[int, object]) -> dict[int, str]:
+    def clauses(self, dated: Dated, layout: Layout, used: Mapping[int, tuple[Volume, int]]) -> dict[int, str]:
         """For each partition of the disk of `dated` that is not `used` and that some image could be of: which, and why not.
 
         `layout` is that of the disk; the keys of both are numbers of partitions.
         """
         found: dict[int, str] = {}
+        letters = {dated.letter, *(volume.image.letter for volume, _ in used.values())}
         for partition in layout.partitions:
             if partition.number not in used and partition != dated.volume.partition:
-                images = sorted(self._could_be(dated, layout, partition), key=dated.nearness)[:_MOST]
+                images = sorted(self._could_be(dated, layout, partition, letters), key=dated.nearness)[:_MOST]
                 if images and partition.container:
                     found[partition.number] = f"volumes that lay in it: {', '.join(each.name for each in images)}"
                 elif images:
@@ -59,16 +69,30 @@ class Unused:
                     found[partition.number] = "; ".join(reasons)
         return found
 
-    def _could_be(self, dated: Dated, layout: Layout, partition: Partition) -> Collection[Dated]:
-        """Of each volume that could be that of a partition, the image nearest in time."""
+    def _could_be(self, dated: Dated, layout: Layout, partition: Partition, used: Container[str]) -> Collection[Dated]:
+        """Of each volume that could be that of a partition, the image nearest in time. `used` are letters on the disk."""
         by_letter: dict[str, Dated] = {}
         for key in _tells(layout, partition):
             for series in self._with(key):
                 near = series.nearest(dated)
-                known = by_letter.get(near.letter, near) if near else None
-                if near and known and dated.nearness(near) <= dated.nearness(known):
+                if near is None or (key[0] in _WEAK and not self._may_be(dated, layout, near, used)):
+                    continue
+                if partition.container and near.volume.device != dated.volume.device and self._devices.name(dated):
+                    continue
+                known = by_letter.get(near.letter, near)
+                if dated.nearness(near) <= dated.nearness(known):
                     by_letter[near.letter] = near
         return by_letter.values()
+
+    def _may_be(self, dated: Dated, layout: Layout, other: Dated, used: Container[str]) -> bool:
+        """Whether an image may be of the disk of `dated` although it names another one, or none."""
+        if other.letter in used or other.volume.image.client != dated.volume.image.client:
+            return False
+        origin = other.volume.origin
+        if origin is None or origin.layout.disk_id == layout.disk_id:
+            return True
+        at_that_time = self._disks[layout.disk_id].nearest(other) if layout.disk_id in self._disks else None
+        return at_that_time is None or abs(at_that_time.distance(other)) > ONE_RUN
 
     def _with(self, key: Key) -> Sequence[Series]:
         """All images that tell `key`, by letter. Kept: it is asked for by each disk with such a partition."""
@@ -92,6 +116,8 @@ class Unused:
         if here.disk_id != there.disk_id:
             kind = "GUID" if there.scheme == "GPT" else "signature"
             return f"its disk has another {kind}, {there.disk_id}"
+        if volume.logical:
+            return "it is of a logical drive"
         if (volume.partition.start, volume.partition.length) != (partition.start, partition.length):
             return "the partition had another place or length then"
         if volume.partition.guid != partition.guid:
@@ -104,9 +130,9 @@ class Unused:
 def _told_by(dated: Dated) -> Iterator[Key]:
     """All that an image tells of its partition, in the words of `_tells`."""
     volume, origin = dated.volume, dated.volume.origin
-    partition = volume.partition if not volume.alone else origin.named if origin else None
     if volume.whole_disk:
         return
+    partition = volume.partition if not volume.alone else origin.named if origin else None
     if partition and origin:
         yield from _by_table(origin.layout, partition)
     if volume.logical and origin:
@@ -114,14 +140,15 @@ def _told_by(dated: Dated) -> Iterator[Key]:
             if extended.container == EXTENDED:
                 yield from _by_table(origin.layout, extended)
     if volume.alone and not volume.logical:
-        # Nothing but the image itself tells where it was, and then only one of exactly that length is worth a word.
+        # Nothing but the image itself tells where it was: its length, and the place that its boot sector names.
         disk = origin.layout.disk_id if origin else None
-        length = bootsector.partition_length(volume.image.boot, volume.length)
-        yield ("length", disk, length)
+        yield ("length", disk, bootsector.partition_length(volume.image.boot, volume.length))
+        if (boot := bootsector.parse(volume.image.boot)) and boot.hidden_sectors:
+            yield ("any start", boot.hidden_sectors * boot.sector_size)
 
 
 def _tells(layout: Layout, partition: Partition) -> Iterator[Key]:
-    """What an image may tell that could be of a partition: its GUID, its place on this disk or on one like it, its length."""
+    """What an image may tell that could be of a partition."""
     yield from _by_table(layout, partition)
     if not partition.container:
         yield ("length", None, partition.length)
@@ -131,10 +158,17 @@ def _tells(layout: Layout, partition: Partition) -> Iterator[Key]:
 def _by_table(layout: Layout, partition: Partition) -> Iterator[Key]:
     if partition.guid and partition.guid.int:
         yield ("guid", partition.guid)
-    elif layout.disk_id:
-        yield ("start", layout.scheme, layout.disk_id, partition.start)
-    # A disk with another id, or with none: only the same place and length say that it may be this one.
-    yield ("place", layout.scheme, partition.start, partition.length)
+    if layout.disk_id:
+        yield ("start", layout.disk_id, partition.start)
+        yield ("number", layout.disk_id, partition.number)
+    yield ("place", partition.start, partition.length)
+    if not partition.container:
+        yield ("any start", partition.start)
+        yield ("any number", partition.number)
+
+
+_WEAK = ("number", "any start", "any number")
+"""What is no evidence by itself: most disks have a partition of that number, or one that begins there."""
 
 
 def machine_of(client: str) -> str:

@@ -8,8 +8,9 @@ Not for: whole disks (`plan/disk`), choosing between images (`plan/siblings`). U
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from uuid import UUID
 
 from synthfs import identity
@@ -20,7 +21,7 @@ from synthfs.model import VOLUME_OFFSET, ImageFacts, Note, Packed
 from synthfs.plan import layout as layouts
 from synthfs.plan import lengths
 from synthfs.plan.layout import EXTENDED, Layout, Partition
-from synthfs.plan.place import NotPlaced, Placed, locate, numbered
+from synthfs.plan.place import NotPlaced, Placed, Witness, locate, numbered
 from synthfs.units import MiB
 from synthfs.urbackup import mbrfile, rawfile
 from synthfs.urbackup.mbrfile import MbrFile
@@ -31,22 +32,24 @@ class Origin:
     """What the `.mbr` of an image says of where it was taken: the disk's layout, its device, and a partition number.
 
     `named` is what that number means in the layout, None where it means nothing. `device` is what the client called the disk
-    at that moment.
+    at that moment, `recorded_id` the id that it found on the volume.
     """
 
     layout: Layout
     device: str
     number: int
     named: Partition | None
+    from_linux: bool = False
+    recorded_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
     """An image and the place that it was taken from: `length` bytes from `offset` in its `.raw` are the volume.
 
-    `disputed`: the evidence about its place contradicts itself; `otherwise` is then what to believe if another volume has this
-    place beyond doubt. A volume that is `alone`, on a generated disk, has no place, for the reason that is given there, and
-    still an `origin` where its `.mbr` is of use. `logical` is the number of a logical drive, counted from 1.
+    `disputed`: the evidence about its place contradicts itself. `otherwise` is what to believe if another volume has this
+    place by a better `witness`. A volume that is `alone`, on a generated disk, has no place, for the reason that is given
+    there, and still an `origin` where its `.mbr` is of use. `logical` is the number of a logical drive, counted from 1.
     """
 
     image: ImageFacts
@@ -57,6 +60,7 @@ class Volume:
     offset: int = VOLUME_OFFSET
     disputed: bool = False
     otherwise: Placed | NotPlaced | None = None
+    witness: Witness = Witness.CONFIRMED
     origin: Origin | None = None
     alone: str = ""
     logical: int | None = None
@@ -149,13 +153,27 @@ class Planner:
             case origin, Placed() as placed:
                 return at_place(Volume(image, origin.layout, placed.partition, length, origin=origin), placed)
 
+    def origin(self, image: ImageFacts) -> Origin | None:
+        """What the `.mbr` of an image says of where it was taken, whatever its `.raw` is; None where it is of no use."""
+        sidecar = self._sidecar(image)
+        if isinstance(sidecar, str) or sidecar.version == mbrfile.WHOLE_DISK:
+            return None
+        try:
+            return self._origin(sidecar, rawfile.stored_length(image.raw.size), image.boot)
+        except FormatError:
+            return None
+
     def _place(self, sidecar: MbrFile, length: int, boot: bytes) -> "_Place":
         try:
-            layout = self._layout(sidecar, length, boot)
+            origin = self._origin(sidecar, length, boot)
         except FormatError as error:
             return error
-        origin = Origin(layout, sidecar.device, sidecar.partition_number, numbered(layout, sidecar))
-        return origin, locate(layout, sidecar, length, boot)
+        return origin, locate(origin.layout, sidecar, length, boot)
+
+    def _origin(self, sidecar: MbrFile, length: int, boot: bytes) -> Origin:
+        layout = self._layout(sidecar, length, boot)
+        about = (sidecar.device, sidecar.partition_number, numbered(layout, sidecar))
+        return Origin(layout, *about, sidecar.from_linux, f"{sidecar.serial_number:.64}")
 
     def _sidecar(self, image: ImageFacts) -> MbrFile | str:
         """What the image's `.mbr` says, or why it says nothing."""
@@ -172,7 +190,7 @@ class Planner:
         return f"{image.name}.mbr is not usable: {parsed}" if isinstance(parsed, FormatError) else parsed
 
     def _layout(self, sidecar: MbrFile, length: int, boot: bytes) -> Layout:
-        if sidecar.version == mbrfile.MBR and bootsector.same_volume(sidecar.boot_record, boot):
+        if sidecar.version == mbrfile.MBR and _has_no_table(sidecar, length, boot):
             return layouts.unpartitioned(length, boot)
         sector_size = self._sector_sizes.of(sidecar, length, boot)
         key = (sidecar.boot_record, sidecar.primary, sidecar.backup, sidecar.extra_position, sidecar.extra, sector_size)
@@ -191,41 +209,74 @@ _Place = tuple[Origin, Placed | NotPlaced] | FormatError
 """Where the volumes of one sidecar, length and boot sector lie, or why nowhere."""
 
 
+class _Told(IntEnum):
+    """How a volume tells the length of its disk's sectors, the best first."""
+
+    FILLS = 0
+    """Its partition is as long as the volume in such sectors."""
+    NAMES = 1
+    """Its file system counts in such sectors."""
+    TOO_LONG = 2
+    """In sectors of 512 bytes its partition would be too small."""
+
+
 class SectorSizes:
     """How long the sectors are that a boot record counts in: 512 bytes, or 4096.
 
-    A volume tells it where its file system names its sectors. ext, XFS and btrfs do not, but one that is too long for its
-    partition in sectors of 512 bytes, and fills it in sectors of 4096, tells it as well. A volume that does not tell is on a
-    disk with the others whose boot record is the same.
+    Volumes tell it, those of one boot record together. ext, XFS and btrfs do not name sectors; and NTFS may count in 4096
+    on a disk of 512, where Linux made it. What fills its partition is the best evidence.
     """
 
     _SLACK = MiB
     """A file system may end that much before its partition, since it counts in blocks of its own."""
 
     def __init__(self) -> None:
-        self._told: defaultdict[bytes, set[int]] = defaultdict(set)
+        self._told: defaultdict[bytes, defaultdict[_Told, set[int]]] = defaultdict(lambda: defaultdict(set))
 
     def add(self, sidecar: MbrFile, length: int, boot: bytes) -> None:
         """Take down what the volume of `length` bytes that begins with `boot` tells."""
-        if told := self._told_by(sidecar, length, boot):
-            self._told[sidecar.boot_record].add(told)
+        for how, size in self._told_by(sidecar, length, boot):
+            self._told[sidecar.boot_record][how].add(size)
 
     def of(self, sidecar: MbrFile, length: int, boot: bytes) -> int:
-        own = self._told_by(sidecar, length, boot)
-        return own or (4096 if self._told.get(sidecar.boot_record) == {4096} else mbr.SIZE)
+        """Raises FormatError where other volumes of the disk say that it is not 512, and nothing says what it is."""
+        if sidecar.primary:
+            return mbr.SIZE
+        own = dict(self._told_by(sidecar, length, boot))
+        others: Mapping[_Told, set[int]] = self._told.get(sidecar.boot_record, {})
+        for how in (_Told.FILLS, _Told.NAMES):
+            if size := own.get(how):
+                return size
+            if len(sizes := others.get(how, ())) == 1:
+                return next(iter(sizes))
+        if _Told.TOO_LONG not in own and others.get(_Told.TOO_LONG):
+            raise FormatError("another volume of the disk is too long for sectors of 512 bytes, so it may not count in these")
+        return mbr.SIZE
 
-    def _told_by(self, sidecar: MbrFile, length: int, boot: bytes) -> int | None:
-        named = _named_entry(sidecar)
-        if named is None:
-            return None
-        length = bootsector.partition_length(boot, length)
-        fills = {size: 0 <= named.sectors * size - length < self._SLACK for size in (512, 4096)}
-        found = bootsector.parse(boot)
-        if found and found.sector_size == 4096:
-            return 512 if fills[512] else 4096
-        if found or fills[512]:
-            return 512
-        return 4096 if length > named.sectors * 512 and fills[4096] else None
+    def _told_by(self, sidecar: MbrFile, length: int, boot: bytes) -> Iterator[tuple[_Told, int]]:
+        found, named = bootsector.parse(boot), _named_entry(sidecar)
+        if named:
+            length = bootsector.partition_length(boot, length)
+            for size in (512, 4096):
+                if 0 <= named.sectors * size - length < min(self._SLACK, named.sectors * size // 16 + 1):
+                    yield _Told.FILLS, size
+                    return
+        if found and found.sector_size in (512, 4096):
+            yield _Told.NAMES, found.sector_size
+        elif named and length > named.sectors * 512:
+            yield _Told.TOO_LONG, 4096
+
+
+def _has_no_table(sidecar: MbrFile, length: int, boot: bytes) -> bool:
+    """Whether the disk begins with the volume itself, and not with a boot record."""
+    if not bootsector.same_volume(sidecar.boot_record, boot):
+        return False
+    # A first partition may begin with a copy of the boot record. Then the table has its place and length.
+    found, named = bootsector.parse(boot), _named_entry(sidecar)
+    if not found or not named or not found.hidden_sectors:
+        return True
+    fills = named.sectors * found.sector_size == bootsector.partition_length(boot, length)
+    return not (fills and named.first_lba == found.hidden_sectors)
 
 
 def _named_entry(sidecar: MbrFile) -> mbr.Entry | None:
@@ -242,14 +293,22 @@ def _named_entry(sidecar: MbrFile) -> mbr.Entry | None:
 def at_place(volume: Volume, placed: Placed) -> Volume:
     """`volume` at a place on the disk of its `.mbr`."""
     assert volume.origin is not None
-    about = {"notes": placed.notes, "disputed": placed.disputed, "otherwise": placed.otherwise, "alone": ""}
-    return replace(volume, layout=volume.origin.layout, partition=placed.partition, **about)  # type: ignore[arg-type]  # as named
+    return replace(
+        volume,
+        layout=volume.origin.layout,
+        partition=placed.partition,
+        notes=placed.notes,
+        disputed=placed.disputed,
+        otherwise=placed.otherwise,
+        witness=placed.witness,
+    )
 
 
 def _told_start(boot: bytes) -> int:
     """Where a volume of 4096-byte sectors began on its disk, if it tells: of such a disk, no boot record may be captured."""
     found = bootsector.parse(boot)
-    return found.hidden_sectors * found.sector_size if found and found.sector_size == 4096 else 0
+    known = found is not None and found.sector_size == 4096 and found.hidden_sectors < 0xFFFFFFFF
+    return found.hidden_sectors * found.sector_size if found and known else 0
 
 
 def _whole_disk(image: ImageFacts) -> Volume:

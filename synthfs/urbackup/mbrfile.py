@@ -21,6 +21,7 @@ import re
 import struct
 from dataclasses import dataclass
 
+from synthfs import identity
 from synthfs.errors import FormatError
 
 MBR, GPT, WHOLE_DISK = 0, 1, 100
@@ -28,6 +29,7 @@ WHOLE_DISK_NUMBER = -1
 """The partition number of an image that is no partition."""
 
 _LINUX = "LINUX:"
+_LONGEST_NAME = 64
 _NUMBERED_NAME = re.compile(r"[0-9]p$")
 """What is left of the name of a partition of a disk whose own name ends with a digit, without the number: `/dev/nvme0n1p`."""
 
@@ -70,7 +72,9 @@ class MbrFile:
         if not self.from_linux:
             return f"disk {self.device_number}"
         name = self.volume_name.removeprefix(_LINUX).removesuffix(str(self.partition_number))
-        return name[:-1] if _NUMBERED_NAME.search(name) else name
+        name = name[:-1] if _NUMBERED_NAME.search(name) else name
+        # A name is shown, and told apart from others, whatever its length.
+        return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}~{identity.digest('device', name).hex()[:32]}"
 
 
 class _Reader:
