@@ -96,17 +96,18 @@ class Sample:
 
 
 def read_right(scope: Scope, file: Path, disk: OriginalDisk, *, timeout: float = 30.0) -> bool:
-    """Whether the first bytes of a mounted or materialized file are those of the original disk, all of them."""
+    """Whether the bytes of a mounted or materialized VHD are those of the original disk, all of them, and then a footer."""
     source = """
-mounted, original = (open(path, 'rb') for path in arguments)
+mounted, original = (open(path, 'rb') for path in arguments[:2])
 while part := original.read(1 << 20):
     if mounted.read(len(part)) != part:
         break
 else:
     part = None
-answer(part is None and len(mounted.read()) == 512)
+rest = mounted.read()
+answer(part is None and len(rest) == int(arguments[2]) + 512 and not any(rest[:-512]))
 """
-    return bool(ask(scope, source, file, disk.path, timeout=timeout))
+    return bool(ask(scope, source, file, disk.path, str(disk.served_length - disk.length), timeout=timeout))
 
 
 def start_server(

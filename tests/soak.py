@@ -232,7 +232,7 @@ class World:
         parent = self.images[client][-1] if self.images[client] and self.dice.random() < 0.7 else None
         image = self.store.client(client).backup(disk, 1, "C", stamp, parent=parent)
         copy = self.past / client / f"{image.raw.stem}.vhd"
-        sparse.create(copy, disk.length)
+        sparse.create(copy, disk.served_length)
         sparse.copy(disk.path, copy, offset=0, length=disk.length, to=0)
         copy.rename(self._model(client, image))
         self.images[client].append(image)

@@ -113,10 +113,10 @@ def copy(file: File, disk: OriginalDisk, break_it: Callable[[], object] = lambda
         else:
             (done.right if found == wanted else done.wrong).append(offset)
     try:
-        footer = file.read(disk.length, FOOTER)
-        (done.right if footer[:8] == b"conectix" and len(footer) == FOOTER else done.wrong).append(disk.length)
+        footer = file.read(disk.served_length, FOOTER)
+        (done.right if footer[:8] == b"conectix" and len(footer) == FOOTER else done.wrong).append(disk.served_length)
     except Failure:
-        done.failed.append(disk.length)
+        done.failed.append(disk.served_length)
     return done
 
 
@@ -185,7 +185,7 @@ def test_truncated(bench: Bench) -> None:
             # The second half of the disk begins in C:, of which 40 MiB are left.
             assert any(bench.sample.disk.partition(3).start + 41 * MIB <= at for at in done.failed), done
             # The same connection and handle go on with what is not of that file.
-            assert file.read(bench.sample.disk.length, FOOTER)[:8] == b"conectix"
+            assert file.read(bench.sample.disk.served_length, FOOTER)[:8] == b"conectix"
         assert bench.is_right(client, OTHER, bench.other)
         raw.with_suffix(".kept").rename(raw)
         bench.refresh()
