@@ -142,6 +142,7 @@ def image(
     mbr: bytes | None = None,
     length: int = 64 * MIB - 512,
     boot: bytes = bytes(4096),
+    head: bytes = bytes(2048),
     finished: bool = True,
     seal: Seal = Seal.SEALED,
     inode: int = 257,
@@ -151,7 +152,7 @@ def image(
     name = name or f"{client}/{stamp}_Image_{letter}/Image_{letter}_{stamp}.raw"
     raw = Source(name, f"/store/{name}", 42, inode, HEADER + length, 1772330460 * 10**9)
     sidecar = None if mbr is None else Packed.of(mbr)
-    return ImageFacts(client, letter, stamp, raw, sidecar, None, bytes(2048), boot, finished, seal)
+    return ImageFacts(client, letter, stamp, raw, sidecar, None, head, boot, finished, seal)
 
 
 def store(*images: ImageFacts) -> StoreFacts:

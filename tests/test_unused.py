@@ -11,6 +11,7 @@ import pytest
 
 import handmade
 from handmade import DISK_B, MIB, NOBODY, Slot, database, gpt, image, ntfs_boot, protective, record, row, sidecar_bytes, store
+from makeimage import fake_mbr
 from makembr import GptCopy
 from synthfs.model import DatabaseFacts, ImageFacts
 from synthfs.plan.catalog import plan
@@ -51,6 +52,7 @@ def mbr(signature: int, number: int, *, second: tuple[int, int, int] = (7, 43008
 
 
 OLD = "260228-0200"
+WRAPPER = fake_mbr(SIZE, 1)
 MOVED = gpt(SECTORS, C, Slot(2, 84992, 125951))
 SHORTER = gpt(SECTORS, C, Slot(2, 43008, 82000))
 ALL_NEW = gpt(SECTORS, Other(1, C.first, C.last), Other(2, D.first, D.last), disk=DISK_B)
@@ -76,6 +78,29 @@ CASES = {
     "no .sync": (taken(), taken("D", finished=False), "it is not offered: no .sync"),
     "signature": (taken(mbr=mbr(1, 1)), taken("D", mbr=mbr(2, 2)), "its disk has another signature, 00000002"),
     "no signature": (taken(mbr=mbr(0, 1)), taken("D", mbr=mbr(0, 2)), "disks without an id"),
+    "another signature, and resized": (
+        taken(mbr=mbr(1, 1)),
+        taken("D", OLD, mbr=mbr(2, 2, second=(7, 43008, 50000))),
+        "its disk has another signature, 00000002",
+    ),
+    "all GUIDs, and moved": (
+        taken(),
+        taken("D", OLD, table=gpt(SECTORS, Other(1, 4096, 45055), Other(2, 84992, 125951), disk=DISK_B), boot=b"\0"),
+        "its disk has another GUID",
+    ),
+    "made a GPT": (taken(), taken("D", OLD, mbr=mbr(2, 2)), "its disk has another signature"),
+    "cut": (taken(), taken("D", length=SIZE // 2, head=WRAPPER), "it is not offered: .raw ends early"),
+    "no volume": (taken(), taken("D", length=0), "it is not offered: "),
+    "no .mbr, and shorter": (
+        taken(),
+        taken("D", table=None, length=SIZE // 2, boot=ntfs_boot(SIZE // 2, D.first)),
+        "no .mbr file",
+    ),
+    "moved MBR": (
+        taken(mbr=mbr(1, 1)),
+        taken("D", OLD, mbr=mbr(1, 2, second=(7, 45056, 40960)), boot=bytes(4096)),
+        "another place or length then",
+    ),
     "resized MBR": (
         taken(mbr=mbr(1, 1)),
         taken("D", OLD, mbr=mbr(1, 2, second=(7, 43008, 50000))),
@@ -115,8 +140,9 @@ def test_the_nearest_of_each_volume() -> None:
         (taken("D", table=None, length=30 * MIB, boot=ntfs_boot(30 * MIB)),),  # of no length that would fit
         (taken("C", OLD),),
         (taken("C", "260301-0200", table=gpt(SECTORS, C, D, disk=DISK_B)),),
+        (taken("D", table=gpt(SECTORS, Other(1, 4096, 45055), Other(2, 84992, 125951), disk=DISK_B), boot=b"\0"),),
     ],
-    ids=["alone", "another machine", "a name", "a length", "itself", "itself, on another disk"],
+    ids=["alone", "another machine", "a name", "a length", "itself", "itself, on another disk", "another disk, that night"],
 )
 def test_was_not_imaged(others: Sequence[ImageFacts]) -> None:
     """It is said where it is true."""
