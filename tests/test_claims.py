@@ -104,6 +104,9 @@ def test_a_volume_of_another_length() -> None:
     """Windows images all but NTFS to the end: what fills partition 1 alone is there. An NTFS may be shorter than its own."""
     exact = 20 * MIB
     assert places(taken("D", 2, 0, length=exact)) == [1]
+    two = gpt(SECTORS, Slot(1, 2048, 43007), Slot(2, 43008, 84991), Slot(4, 84992, 125951))
+    refs = image(letter="D", stamp=NOW, mbr=sidecar_bytes(2, protective(SECTORS), two), length=exact)
+    assert places(refs) == [ALONE]
     ntfs = image(
         letter="D", stamp=NOW, mbr=sidecar_bytes(2, protective(SECTORS), TABLE), length=SIZE, boot=ntfs_boot(SIZE, 9999)
     )

@@ -109,7 +109,9 @@ def locate(layout: Layout, sidecar: MbrFile, volume_length: int, boot: bytes) ->
     if named not in fitting or named is None:
         return _without_number(layout, sidecar, volume_length, named, fitting, told)
     placed = _with_number(layout, sidecar, volume_length, boot, named, fitting, told)
-    return replace(placed, notes=(_stale_id(sidecar, named), *placed.notes)) if stale_id else placed
+    if stale_id and isinstance(placed, Placed):
+        return replace(placed, notes=(_stale_id(sidecar, named), *placed.notes))
+    return placed
 
 
 def _with_number(
@@ -120,7 +122,7 @@ def _with_number(
     named: Partition,
     fitting: Sequence[Partition],
     told: Partition | None,
-) -> Placed:
+) -> Placed | NotPlaced:
     """The place of a volume that fits into the partition of its number."""
     size = layout.sector_size
     if told == named:
@@ -145,21 +147,23 @@ def _with_number(
     return by_number
 
 
-def _against_length(sidecar: MbrFile, boot: bytes, by_number: Placed, exact: Sequence[Partition]) -> Placed:
+def _against_length(
+    sidecar: MbrFile, boot: bytes, by_number: Placed, exact: Sequence[Partition]
+) -> Placed | NotPlaced:
     """The place of a volume from Windows that has the length of other partitions (`exact`) than that of its number.
 
     Windows images all but NTFS to the end of the partition. An NTFS may end before it.
     """
     named, only = by_number.partition, exact[0] if len(exact) == 1 else None
-    nowhere = NotPlaced(f"its number, {sidecar.partition_number}, means a partition of another volume's length")
+    nowhere = NotPlaced(f"its number, {sidecar.partition_number}, means a partition of another length than the image has")
     by_length = None
     if only:
         note = _disagreement(sidecar, named, only, "it alone has the image's length")
         by_length = Placed(only, (note,), True, None, Witness.LENGTH)
     by_number = replace(by_number, notes=(_other_length(named, exact),), disputed=True, witness=Witness.NUMBER_AGAINST_LENGTH)
-    if by_length and bootsector.file_system(boot) != "NTFS":
-        return replace(by_length, otherwise=by_number)
-    return replace(by_number, otherwise=by_length or nowhere)
+    if bootsector.file_system(boot) == "NTFS":
+        return replace(by_number, otherwise=by_length or nowhere)
+    return replace(by_length, otherwise=by_number) if by_length else nowhere
 
 
 def _without_number(
