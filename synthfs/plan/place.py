@@ -6,15 +6,16 @@ counts on after a partition was deleted, until it is restarted. So the number is
 volume's length, which must fit, what its boot sector says of its own place, and, from Linux clients, the id of what the named
 partition holds.
 
-    the number, and the boot sector or the id confirms it                      there, beyond doubt
-    boot sector and number disagree                                            where the boot sector says, in doubt; where the
-                                                                               number says if only that has the image's length
-    the number alone                                                           there; with Windows, if another partition alone
-                                                                               has the length, there, in doubt, but for NTFS
-    the number means no partition, or one that is too small                    where the boot sector says, or in the only
-                                                                               partition of the image's length, in doubt
-    the named partition holds something else (LVM, LUKS)                       nowhere
-    a logical drive, a dynamic volume, a whole disk                            nowhere
+    the number, and the boot sector or the id confirms it      there, beyond doubt
+    boot sector and number disagree                            where the boot sector says, in doubt; where the number says if
+                                                               only that partition has the image's length
+    the number alone                                           there
+    the number alone, from Windows, and only other             an NTFS there, in doubt; any other volume where the length is,
+    partitions have the image's length                         in doubt, or nowhere if there are several
+    the number means no partition, or one that is too small    where the boot sector says, or in the only partition of the
+                                                               image's length, in doubt
+    the named partition holds something else (LVM, LUKS)       nowhere
+    a logical drive, a dynamic volume, a whole disk            nowhere
 
 A place that is not beyond doubt has an alternative, for the case that the image of another volume has that place by better
 evidence: a boot sector may be stale, too, as in a partition that was made by copying another one (`plan/claims`).
@@ -46,7 +47,11 @@ class NotPlaced:
 
 
 class Witness(IntEnum):
-    """What a place rests on, the best first. A Linux client's number is as good as two witnesses: see `Placed`."""
+    """What a place rests on, the best first.
+
+    CONFIRMED: the number, and a second witness. NUMBER_AGAINST_LENGTH: the number of an NTFS that has another partition's
+    length. The number of a Linux client is that of the device that was read, so it counts as confirmed.
+    """
 
     CONFIRMED = 0
     BOOT_SECTOR = 1
@@ -60,7 +65,7 @@ class Placed:
     """The partition that a volume was read from. `disputed`: the evidence contradicts itself.
 
     `otherwise` is what to believe if another volume has this place by a better witness; None where nothing else can be
-    believed. The number of a Linux client is that of the device that was read, so it counts as confirmed.
+    believed.
     """
 
     partition: Partition

@@ -116,8 +116,6 @@ class Unused:
         if here.disk_id != there.disk_id:
             kind = "GUID" if there.scheme == "GPT" else "signature"
             return f"its disk has another {kind}, {there.disk_id}"
-        if volume.logical:
-            return "it is of a logical drive"
         if (volume.partition.start, volume.partition.length) != (partition.start, partition.length):
             return "the partition had another place or length then"
         if volume.partition.guid != partition.guid:
