@@ -31,11 +31,17 @@ class Other(Slot):
 
 
 def taken(
-    letter: str = "C", stamp: str = "260302-0200", *, table: GptCopy | None = TABLE, client: str = "pc", **how: object
+    letter: str = "C",
+    stamp: str = "260302-0200",
+    *,
+    table: GptCopy | None = TABLE,
+    client: str = "pc",
+    device: int = 0,
+    **how: object,
 ) -> ImageFacts:
     number = {"C": 1, "D": 2}[letter]
     start = {"C": C, "D": D}[letter].first
-    mbr = sidecar_bytes(number, protective(SECTORS), table) if table else None
+    mbr = sidecar_bytes(number, protective(SECTORS), table, device) if table else None
     about: dict[str, object] = {"mbr": mbr, "length": SIZE, "boot": ntfs_boot(SIZE, start), **how}
     return image(client, letter, stamp, **about)  # type: ignore[arg-type]  # as named there
 
@@ -52,6 +58,7 @@ def mbr(signature: int, number: int, *, second: tuple[int, int, int] = (7, 43008
 
 
 OLD = "260228-0200"
+OTHER_DISKS = ("another disk, that night", "one of the same make", "one that is there in turn with this one")
 WRAPPER = fake_mbr(SIZE, 1)
 MOVED = gpt(SECTORS, C, Slot(2, 84992, 125951))
 SHORTER = gpt(SECTORS, C, Slot(2, 43008, 82000))
@@ -140,9 +147,11 @@ def test_the_nearest_of_each_volume() -> None:
         (taken("D", table=None, length=30 * MIB, boot=ntfs_boot(30 * MIB)),),  # of no length that would fit
         (taken("C", OLD),),
         (taken("C", "260301-0200", table=gpt(SECTORS, C, D, disk=DISK_B)),),
-        (taken("D", table=gpt(SECTORS, Other(1, 4096, 45055), Other(2, 84992, 125951), disk=DISK_B), boot=b"\0"),),
+        (taken("D", table=gpt(SECTORS, Other(1, 4096, 45055), Other(2, 84992, 125951), disk=DISK_B), device=1, boot=b"\0"),),
+        (taken("D", table=ALL_NEW, device=1),),
+        (taken("D", OLD, table=ALL_NEW), taken("C", "260227-0200")),
     ],
-    ids=["alone", "another machine", "a name", "a length", "itself", "itself, on another disk", "another disk, that night"],
+    ids=["alone", "another machine", "a name", "a length", "itself", "itself, on another disk", *OTHER_DISKS],
 )
 def test_was_not_imaged(others: Sequence[ImageFacts]) -> None:
     """It is said where it is true."""

@@ -11,7 +11,7 @@ The places of all drives follow where there is no room for another drive, that n
 
     1. each boot sector names a place from the start of the disk, in the order of the numbers; or
     2. the drives, in that order and each behind its gap, end exactly where the extended partition does. Each begins right
-       behind its gap, or at the next whole MiB. A drive that names no gap has that of Windows, or that of MS-DOS.
+       behind its gap, or at the next whole MiB. A drive that names no gap has that of Windows, of MS-DOS, or of Debian.
 
 Either way the numbers have to be those of 1 to n without one missing, of n different volumes, all from one run. Where anything
 is in doubt, or more than one chain is possible, no drive is placed.
@@ -101,8 +101,10 @@ def _chains(layout: Layout, extended: Partition, drives: Sequence[Drive]) -> Ite
     """All chains that the evidence allows; two of them may be the same."""
     if places := _named_places(layout.sector_size, extended, drives):
         yield _Chain(places, "the places that their boot sectors name")
-    for default in (MiB, 63 * layout.sector_size):
-        for unit in (layout.sector_size, MiB):
+    size = layout.sector_size
+    # Windows and sfdisk; MS-DOS; and the installer of Debian, which begins the extended partition two sectors before its drive.
+    for default, units in ((MiB, (size, MiB)), (63 * size, (size,)), (2 * size, (MiB,))):
+        for unit in units:
             if places := _filling_places(layout.sector_size, extended, drives, default, unit):
                 yield _Chain(places, "their numbers, boot sectors and lengths, with which they fill the extended partition")
 
@@ -129,7 +131,7 @@ def _filling_places(
 ) -> tuple[tuple[int, int], ...]:
     """One drive behind another, each from a multiple of `unit` on; empty where they do not fill the extended partition.
 
-    `default` is the gap of Windows or MS-DOS, for drives that name none; that of Windows leads to a whole MiB.
+    `default` is the gap for drives that name none; that of Windows leads from a whole MiB to a whole MiB.
     """
     places: list[tuple[int, int]] = []
     at = extended.start
@@ -137,7 +139,7 @@ def _filling_places(
         from_disk = drive.hidden * size == align_up(at + default, unit)
         gap = default if from_disk or not drive.hidden else drive.hidden * size
         start = align_up(at + gap, unit)
-        if gap == MiB and start % MiB:
+        if gap == MiB and (start % MiB or extended.start % MiB):
             return ()
         # The record lies before its drive by the gap that the boot sector names, and right behind the last drive otherwise.
         places.append((at if not drive.hidden or from_disk or not places else start - gap, start))

@@ -92,9 +92,9 @@ def _offer(machine: Machine) -> Offer:
         if verdict.note:
             volume = replace(volume, notes=(*volume.notes, verdict.note))
         volumes.append(Dated(volume, row, clock(image.stamp)))
+    volumes = settled(volumes, [known.dated for known in unused])
     for image, row, _ in machine.relatives:
         unused += _known(planner, image, row, f"it belongs to the client {image.client}")
-    volumes = settled(volumes, [known.dated for known in unused if known.dated.volume.image.client == image.client])
     builder = _Builder(volumes, unused)
     disks, parts = [], []
     for dated in volumes:
@@ -169,7 +169,10 @@ class _Builder:
         key = id(origin.layout), drives
         if key not in self._logical:
             self._logical[key] = origin.layout, logical.place(origin.layout, drives)
-        return self._logical[key][1]
+        found, missing = self._logical[key][1], self.siblings.drive_numbers(dated) - images.keys()
+        if missing and isinstance(found, logical.Doubt):
+            return logical.Doubt(f"{found.why}; of this run there is no image of logical drive {min(missing)}")
+        return found
 
 
 def _on_device(dated: Dated, devices: Sequence[str]) -> Iterator[Note]:

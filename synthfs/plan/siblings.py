@@ -13,17 +13,17 @@ Images of two volumes are of one run if each is the nearest of its volume to the
 
 Several disks of one machine may have equal tables, down to the ids (`dd`, or `sfdisk -d sda | sfdisk sdb`). They are told apart
 by the device that the `.mbr` names. That name is no identity: Windows numbers its disks anew at each start, and Linux may swap
-sda and sdb. So it counts only where it must: where images of different volumes have one place on two devices, or, with Linux,
-where one run has two devices. Then siblings come from the same device alone, and from another run only if the disk was that
-device then, which the image of its own partition tells.
+sda and sdb. So it counts only where it must: where one run has two devices, or, with Linux, where nothing says that a disk got
+another name. Then siblings come from the same device alone, and from another run only if the disk was that device then, which
+the image of its own partition tells.
 
 Not for: places (`plan/place`), disks (`plan/disk`). Times in seconds.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 from synthfs.formats import bootsector
 from synthfs.model import ImageRow
@@ -186,6 +186,10 @@ class Siblings:
                 found[number] = best
         return found
 
+    def drive_numbers(self, dated: Dated) -> Set[int]:
+        """The numbers of all logical drives of the disk of which there is an image, whenever that was taken."""
+        return self._drives.get(dated.volume.drives_key or (), set())
+
     def _is_one_run(self, dated: Dated, other: Dated) -> bool:
         """Whether no other image of the same volume as `dated` is nearer to `other`, and both began within twelve hours."""
         own = self._candidates[(*(dated.volume.key or ()), self.devices.name(dated))]
@@ -255,31 +259,43 @@ class Devices:
 def _have_several_disks(places: Iterable[Sequence[Dated]]) -> bool:
     """Whether images with one table are of several disks, and not of one whose name changed. `places` has those of each place.
 
-    Windows shows no two disks of one id at a time, and numbers its disks as it likes: only one place on two of them tells.
+    Windows shows no two disks of one id at a time, and numbers its disks as it likes: only one place on two of them, in one
+    run, tells. With Linux any two devices in one run do; in several runs they are one disk only if a volume was seen on both.
     """
     certain = [[each for each in images if not each.volume.disputed] for images in places]
-    linux = [each for images in certain for each in images if each.volume.origin and each.volume.origin.from_linux]
-    return any(_are_of_several(images) for images in (*certain, linux))
+    linux = [[each for each in images if each.volume.origin and each.volume.origin.from_linux] for images in certain]
+    together = [each for images in linux for each in images]
+    return any(map(_share_a_run, (*certain, together))) or not _are_linked({each.volume.device for each in together}, linux)
 
 
-def _are_of_several(images: Sequence[Dated]) -> bool:
-    """Whether images of several devices are of several disks.
-
-    A volume keeps its letter while its disk gets another name, and its id under any letter. Two volumes have two letters at any
-    one time.
-    """
-    names: defaultdict[str, set[str]] = defaultdict(set)
+def _share_a_run(images: Sequence[Dated]) -> bool:
+    """Whether images of different volumes, on different devices, are of one run."""
+    if len({each.volume.device for each in images}) < 2:
+        return False
+    by_letter: defaultdict[str, list[Dated]] = defaultdict(list)
     for each in images:
-        names[each.volume.device] |= _names_of(each)
-    if any(one.isdisjoint(other) for one, other in combinations(names.values(), 2)):
-        return True
-    in_time = sorted(images, key=lambda each: (each.clock, each.name))
-    return any(
-        _letter(one) != _letter(other)
-        and one.volume.device != other.volume.device
-        and other.clock - one.clock <= ONE_RUN
-        for one, other in pairwise(in_time)
-    )
+        by_letter[_letter(each)].append(each)
+    series = {letter: Series(found) for letter, found in by_letter.items()}
+    for one, other in pairwise(sorted(images, key=lambda each: (each.clock, each.name))):
+        if one.volume.device != other.volume.device and _names_of(one).isdisjoint(_names_of(other)):
+            mutual = series[_letter(other)].nearest(one) is other and series[_letter(one)].nearest(other) is one
+            if mutual and abs(one.distance(other)) <= ONE_RUN:
+                return True
+    return False
+
+
+def _are_linked(devices: Set[str], places: Iterable[Iterable[Dated]]) -> bool:
+    """Whether all of these names may be those of one disk: the same volume was at the same place under each."""
+    groups = {device: {device} for device in devices}
+    for images in places:
+        seen: dict[str, str] = {}
+        for each in images:
+            for name in (_letter(each), _id_of(each)):
+                first = groups[seen.setdefault(name, each.volume.device)] if name else groups[each.volume.device]
+                if each.volume.device not in first:
+                    first |= groups[each.volume.device]
+                    groups |= dict.fromkeys(first, first)
+    return len({id(group) for group in groups.values()}) < 2
 
 
 def _letter(dated: Dated) -> str:
@@ -287,15 +303,18 @@ def _letter(dated: Dated) -> str:
     return "ESP" if dated.volume.image.is_system_partition else dated.letter
 
 
+def _id_of(dated: Dated) -> str:
+    """The id of the volume's file system; empty where it is not known."""
+    origin = dated.volume.origin
+    return bootsector.volume_id(dated.volume.image.boot) or (origin.recorded_id if origin and origin.from_linux else "")
+
+
 def _names_of(dated: Dated) -> set[str]:
+    """Under which names a volume is known again. With Linux a copy of a disk has the same id, at the same time."""
     origin = dated.volume.origin
-    volume_id = bootsector.volume_id(dated.volume.image.boot)
-    # Linux' letters have the device's name in them, which makes a copy of a disk out of a disk that got another name.
-    from_linux = origin is not None and origin.from_linux
-    return {_letter(dated)} if from_linux or not volume_id else {_letter(dated), volume_id}
+    return {_letter(dated)} if origin and origin.from_linux else {_letter(dated), _id_of(dated)} - {""}
 
 
-def identity_of(dated: Dated) -> tuple[str, str | None]:
+def identity_of(dated: Dated) -> tuple[str, str]:
     """Which volume it is: its letter, and the id of its file system."""
-    origin = dated.volume.origin
-    return dated.letter, bootsector.volume_id(dated.volume.image.boot) or (origin.recorded_id if origin else None)
+    return dated.letter, _id_of(dated)

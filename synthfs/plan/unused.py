@@ -4,8 +4,8 @@ A partition without an image is zero. That it was not imaged is true only where 
 images are asked that name the partition in any way: by its GUID, its place, its number, or its length. Those of a virtual
 client are among them (`pc[data]` is a second client of the machine `pc`), and those that are not offered.
 
-Where an image has nothing but a number or a start in common with the partition, it is named only if its disk may have become
-this one: not while there were images of both, and not if the same volume is on this disk elsewhere.
+Where an image has nothing but a number or a place in common with the partition, it is named only if its disk may have become
+this one: not if both were imaged in turn, or in one run from two devices, and not if the same volume is on this disk elsewhere.
 
 Not for: the choice of what is used (`plan/siblings`). Units: bytes; times in seconds.
 """
@@ -43,9 +43,10 @@ class Unused:
         self._series: dict[Key, Sequence[Series]] = {}
         by_disk: defaultdict[object, list[Dated]] = defaultdict(list)
         for known in images:
-            origin = known.dated.volume.origin
-            by_disk[origin.layout.disk_id if origin else None].append(known.dated)
+            if origin := known.dated.volume.origin:
+                by_disk[origin.layout.disk_id].append(known.dated)
         self._disks = {disk: Series(each) for disk, each in by_disk.items()}
+        self._times = {disk: range(min(e.clock for e in each), max(e.clock for e in each)) for disk, each in by_disk.items()}
         for known in images:
             if known.why:
                 self._why[known.dated.name] = known.why
@@ -91,8 +92,11 @@ class Unused:
         origin = other.volume.origin
         if origin is None or origin.layout.disk_id == layout.disk_id:
             return True
-        at_that_time = self._disks[layout.disk_id].nearest(other) if layout.disk_id in self._disks else None
-        return at_that_time is None or abs(at_that_time.distance(other)) > ONE_RUN
+        nearest = self._disks[layout.disk_id].nearest(other) if layout.disk_id in self._disks else None
+        if nearest and abs(nearest.distance(other)) <= ONE_RUN:
+            return nearest.volume.device == other.volume.device
+        mine, theirs = self._times.get(layout.disk_id, range(0)), self._times[origin.layout.disk_id]
+        return mine.stop < theirs.start or theirs.stop < mine.start
 
     def _with(self, key: Key) -> Sequence[Series]:
         """All images that tell `key`, by letter. Kept: it is asked for by each disk with such a partition."""
@@ -165,8 +169,8 @@ def _by_table(layout: Layout, partition: Partition) -> Iterator[Key]:
         yield ("any number", partition.number)
 
 
-_WEAK = ("number", "any start", "any number")
-"""What is no evidence by itself: most disks have a partition of that number, or one that begins there."""
+_WEAK = ("number", "place", "any start", "any number")
+"""What is no evidence by itself: most disks have a partition of that number, and disks of one make are divided alike."""
 
 
 def machine_of(client: str) -> str:
