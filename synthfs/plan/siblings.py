@@ -242,6 +242,8 @@ class Devices:
 
     def with_table_of(self, dated: Dated) -> Sequence[str]:
         """The names of all devices that had the table of this image's disk, where they were several disks; empty otherwise."""
+        if not self._devices:  # as on nearly all machines
+            return ()
         key = dated.volume.disk_key
         return self._devices.get(key, ()) if key else ()
 

@@ -41,6 +41,7 @@ class Unused:
         self._why: dict[str, str] = {}
         self._by: defaultdict[Key, list[Dated]] = defaultdict(list)
         self._series: dict[Key, Sequence[Series]] = {}
+        self._tables: dict[Key, tuple[Layout, Sequence[tuple[bool, Series]]]] = {}
         by_disk: defaultdict[object, list[Dated]] = defaultdict(list)
         for known in images:
             if origin := known.dated.volume.origin:
@@ -73,17 +74,24 @@ class Unused:
     def _could_be(self, dated: Dated, layout: Layout, partition: Partition, used: Container[str]) -> Collection[Dated]:
         """Of each volume that could be that of a partition, the image nearest in time. `used` are letters on the disk."""
         by_letter: dict[str, Dated] = {}
-        for key in _tells(layout, partition):
-            for series in self._with(key):
-                near = series.nearest(dated)
-                if near is None or (key[0] in _WEAK and not self._may_be(dated, layout, near, used)):
-                    continue
-                if partition.container and near.volume.device != dated.volume.device and self._devices.name(dated):
-                    continue
-                known = by_letter.get(near.letter, near)
-                if dated.nearness(near) <= dated.nearness(known):
-                    by_letter[near.letter] = near
+        for is_weak, series in self._that_tell(layout, partition):
+            near = series.nearest(dated)
+            if near is None or (is_weak and not self._may_be(dated, layout, near, used)):
+                continue
+            if partition.container and near.volume.device != dated.volume.device and self._devices.name(dated):
+                continue
+            known = by_letter.get(near.letter, near)
+            if dated.nearness(near) <= dated.nearness(known):
+                by_letter[near.letter] = near
         return by_letter.values()
+
+    def _that_tell(self, layout: Layout, partition: Partition) -> Sequence[tuple[bool, Series]]:
+        """The images that tell something of a partition, and whether that is weak. One layout is that of many images."""
+        table = id(layout), partition.number
+        if table not in self._tables:
+            found = [(key[0] in _WEAK, series) for key in _tells(layout, partition) for series in self._with(key)]
+            self._tables[table] = layout, found
+        return self._tables[table][1]
 
     def _may_be(self, dated: Dated, layout: Layout, other: Dated, used: Container[str]) -> bool:
         """Whether an image may be of the disk of `dated` although it names another one, or none."""
