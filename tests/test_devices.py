@@ -3,6 +3,8 @@
 Not for: real disks (test_unusual), pairs of evidence (test_evidence). Times are the images' stamps; sectors of 512 bytes.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from handmade import MIB, Slot, database, ext_boot, gpt, image, ntfs_boot, protective, record, row, store
@@ -118,3 +120,30 @@ def test_a_long_name() -> None:
     notes = [note.text for disk in plan(store(one, other), None).disks for note in disk.notes]
     assert any("several disks" in text for text in notes)
     assert max(map(len, notes)) < 600
+
+
+def test_a_virtual_client_proves_nothing() -> None:
+    """Anybody may call himself `pc[x]`: his images with the table of pc change nothing of its disks."""
+    raw = record((0x83, 2048, 5120), (0x83, 8192, 5120))
+
+    def of(client: str, number: int, length: int) -> ImageFacts:
+        name = f"LINUX:/dev/sda{number}"
+        mbr = mbr_bytes(
+            version=0,
+            device_number=0,
+            partition_number=number,
+            serial="",
+            volume_name=name,
+            filesystem="",
+            mbr_data=raw,
+        )
+        return image(client, f"_dev_sda{number}", ONE, mbr=mbr, length=length, boot=ext_boot())
+
+    own, other = of("pc", 1, 2 * MIB), of("pc[x]", 2, 20 * MIB)
+    for images in ((own,), (own, other)):
+        (disk,) = [disk for disk in plan(store(*images), None).disks if disk.image == own]
+        assert (disk.layout.sector_size, disk.layout.made_up) == (512, False)
+    windows_copy = windows(0, 2, "D", boot=ntfs_boot(SIZE - 512, 2048))
+    thief = replace(windows(0, 1, "C", boot=ntfs_boot(SIZE - 512, 2048)), client="pc[x]")
+    before, after = (plan(store(*images), None) for images in ((windows_copy,), (windows_copy, thief)))
+    assert [disk.edition for disk in before.disks] == [disk.edition for disk in after.disks if disk.image.client == "pc"]

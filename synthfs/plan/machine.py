@@ -73,8 +73,9 @@ class Machine:
 
 
 def _offer(machine: Machine) -> Offer:
-    # What it remembers is of use within one machine, and large.
-    planner = Planner(image for image, _, _ in (*machine.judged, *machine.relatives))
+    # What it remembers is of use within one machine, and large. Another client's images prove nothing about this one's disks:
+    # whoever calls himself `pc[x]` is a virtual client of `pc`, and no more than named beside an empty partition.
+    planner = Planner(image for image, _, _ in machine.judged)
     volumes: list[Dated] = []
     unused: list[Known] = []
     skipped: list[Skipped] = []
