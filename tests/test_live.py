@@ -111,7 +111,7 @@ class TestComingAndGoing:
         assert status(scope, target)["refreshes"] > before
 
     def test_listing_begun_before_a_refresh(self, scope: Scope, stock: Stock) -> None:
-        """A directory that is being listed while a backup goes does not bring its name back."""
+        """A directory that is open while a backup goes lists what it did, and does not bring its name back."""
         store = stock.store(scope)
         image = stock.backup(store, stamp="260302-0201")
         target = scope.synthfs_mount(store.root, "--refresh", "0")
@@ -125,10 +125,10 @@ done = json.load(open(status))['refreshes']
 os.kill(int(server), 1)
 while json.load(open(status))['refreshes'] == done:
     time.sleep(0.02)
-os.listdir(listing)
-answer(failure(os.stat, os.path.join(folder, name)))
+answer([name in os.listdir(listing), failure(os.stat, os.path.join(folder, name)), name in os.listdir(folder)])
 """
-        assert ask(scope, source, (target / NEXT).parent, raw, server, state, NEXT.rpartition("/")[2]) == "ENOENT"
+        found = ask(scope, source, (target / NEXT).parent, raw, server, state, NEXT.rpartition("/")[2])
+        assert found == [True, "ENOENT", False]
 
     def test_backup_that_was_put_back(self, scope: Scope, stock: Stock) -> None:
         """A backup that was spoiled and is put back can be opened after a refresh, also while a spoiled handle is open."""

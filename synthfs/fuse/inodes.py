@@ -66,6 +66,11 @@ class Inodes:
             return found
         return {} if isinstance(self._old.get(inode), Directory | Bud) else None
 
+    def listing(self, inode: int) -> tuple[Node, ...]:
+        """What is in a directory for which there are `children`, in order, and stays in it: no copy, however many ask."""
+        found = self._nodes.get(inode)
+        return found.entries if isinstance(found, Directory) else ()
+
     def remember(self, node: Numbered) -> None:
         """The kernel is told of `node` once more."""
         self._known[node.inode] = self._known.get(node.inode, 0) + 1

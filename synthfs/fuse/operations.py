@@ -122,7 +122,7 @@ class Operations(pyfuse3.Operations):
         self._inodes = Inodes(tree)
         self._readers: dict[int, Shared] = {}
         self._handles: dict[int, Shared] = {}
-        self._listings: dict[int, list[tuple[bytes, Node]]] = {}
+        self._listings: dict[int, tuple[Node, ...]] = {}
         self._numbers = itertools.count(1)
         self._buffer = memoryview(bytearray(MAX_READ))
         self._reported: set[str] = set()
@@ -163,18 +163,18 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        children = await self._directory(inode)
+        await self._directory(inode)
         number = next(self._numbers)
-        self._listings[number] = [*children.items()]
+        # Shared with the tree, and with everybody else who has it open: a client may hold thousands.
+        self._listings[number] = self._inodes.listing(inode)
         return FileHandleT(number)
 
     @handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         listing = self._listings[fh]
         for number in range(start_id, len(listing)):
-            name, node = listing[number]
-            shown = self._rendered(node)
-            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(shown), number + 1):
+            shown = self._rendered(listing[number])
+            if not pyfuse3.readdir_reply(token, FileNameT(os.fsencode(shown.name)), self._attributes(shown), number + 1):
                 return
             self._inodes.remember(shown)
 
