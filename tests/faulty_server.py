@@ -11,15 +11,16 @@
     bug-grow:N            a tree that is grown after the first N raises an exception that nobody expects
     stuck-plan            the whole tree is not grown as long as the switch is there
     deaf-holes            what is known of holes is not told as long as the switch is there, and not waited for at first
+    held-calls:NAME:…     a system call on a written file, or a mount's `read` of a map, makes `SWITCH.NAME` and then waits
     bug-freeze            a freeze raises an exception that nobody expects
     slow-end              takes 1.5 seconds between the unmount and its end
     unread-pyfuse3        the version of pyfuse3 is one that nobody knows
     late                  --daemon: takes 1.5 seconds to begin, and reports what it found itself to be after the fork
     never                 --daemon: mounts, but answers nothing; is waited for 2 seconds
 
-`bug`, `piece`, `sleep`, `slow-scan`, `kill`, `bug-grow`, `stuck-plan` and the freezes show only while the file named by
-FAULT_SWITCH exists; `late` writes its report there. Not for: faults of a store; those need no other program. Units: bytes and
-seconds.
+`bug`, `piece`, `sleep`, `slow-scan`, `kill`, `bug-grow`, `stuck-plan`, `held-calls` and the freezes show only while the file
+named by FAULT_SWITCH exists; `late` writes its report there. Not for: faults of a store; those need no other program.
+Units: bytes and seconds.
 """
 
 import atexit
@@ -205,6 +206,35 @@ def slow_freeze() -> None:
     writing.LIMIT = 1.0
 
 
+def held_calls(*names: str) -> None:
+    from synthfs.engines.read import Reader
+    from synthfs.fuse import operations
+    from synthfs.host import scratch
+
+    def holding(name: str, call: Call) -> Call:
+        def waits(*arguments: Any) -> Any:
+            if switched_on():
+                if os.RWF_NOWAIT in arguments[3:]:
+                    raise BlockingIOError
+                open(f"{os.environ['FAULT_SWITCH']}.{name}", "w").close()
+            return held(call)(*arguments)
+
+        return waits
+
+    class Held:
+        """`os`, for that module."""
+
+        def __getattr__(self, name: str) -> Any:
+            call = getattr(os, name)
+            return holding(name, call) if name in names else call
+
+    setattr(scratch, "os", Held())  # noqa: B010  # the module exports no such name for assigning
+    # Not those of others: a freeze reads as well.
+    held_reader = type("HeldReader", (Reader,), {"try_read": lambda *_: None, "read": holding("read", Reader.read)})
+    if "read" in names:
+        setattr(operations, "Reader", held_reader)  # noqa: B010  # the module exports no such name for assigning
+
+
 def bug_freeze() -> None:
     from synthfs.engines.session import Scratch
 
@@ -307,6 +337,7 @@ FAULTS: dict[str, Call] = {
     "kill": kill,
     "slow-freeze": slow_freeze,
     "bug-freeze": bug_freeze,
+    "held-calls": held_calls,
     "slow-end": slow_end,
     "unread-pyfuse3": unread_pyfuse3,
     "late": late,

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ import pytest
 import need
 from lab import Lab, Scope
 from makestore import Store
-from onmount import Sample, ask, end
-from processes import wait_until
-from writer import MIB, SPOT, Writer, same
+from onmount import Sample, ask, end, start_server
+from processes import Argument, wait_until
+from writer import MIB, SPOT, Writer, same, told
 
+RENEWED_D = "pc/new-identity/Image_D_260301-0203.vhd"
 NOT_FOUND, TARGET, MOUNT, BUSY = 3, 8, 9, 10
 WRITE = """
 for path in arguments[:-2]:
@@ -109,6 +111,97 @@ answer([refused.returncode, str(os.getpid()) in refused.stderr, still, forced.re
         assert writer.left() == ["gone"]
         assert same(scope, target / Sample.C, writer.sample.disk.path)
         assert scope.server(target).poll() is None
+
+    def test_in_flight(self, scope: Scope, writer: Writer) -> None:
+        """What is under way while a disk is discarded by force ends in EIO: no false end of a file, and no success.
+
+        Nothing of it is left in the scratch directory either. Each call has a disk of its own: the kernel lets one change
+        of a file through at a time.
+        """
+        target, switch = scope.path("served"), scope.path() / "on"
+        options: list[Argument] = ["--writable", writer.scratch, "--format", "vhdx"]
+        calls = {"preadv": Sample.C, "pwrite": Sample.D, "fsync": Sample.RENEWED, "ftruncate": RENEWED_D}
+        fault = ":".join(["held-calls", *calls])
+        server, _ = start_server(scope, fault, writer.sample.root, target, switch, options)
+        files = [f"{file}x" for file in calls.values()]
+        assert wait_until(lambda: all((target / file).exists() for file in files), 10.0)
+        source = """
+import mmap
+switch, *paths = arguments
+direct, written, synced, cut = [os.open(path, os.O_RDWR | os.O_DIRECT) for path in paths]
+page = mmap.mmap(-1, 4096)
+for fd in (direct, written, synced, cut):
+    assert os.pwrite(fd, page, 1 << 20) == 4096
+read = opened(paths[0])
+forget(read)
+open(switch, 'w').close()
+found = {}
+def call(name, *arguments):
+    found[name] = 'nothing'
+    found[name] = failure(lambda: arguments[0](*arguments[1:]))
+threads = [threading.Thread(target=call, args=each) for each in (
+    ('preadv', os.pread, read, 4096, 1 << 20), ('pwrite', os.pwrite, written, page, 1 << 20),
+    ('fsync', os.fsync, synced), ('ftruncate', os.ftruncate, cut, 8 << 20))]
+[each.start() for each in threads]
+[each.join() for each in threads]
+answer(found)
+"""
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(ask, scope, source, switch, *(target / file for file in files))
+            assert wait_until(lambda: all(Path(f"{switch}.{call}").exists() for call in calls), 10.0)
+            done = [pool.submit(told, writer, do="discard", path=file, force=True) for file in files]
+            assert wait_until(lambda: writer.left() == ["gone"] * 4, 10.0)
+            switch.unlink()
+            assert asked.result() == dict.fromkeys(calls, "EIO")
+            assert [each.result() for each in done] == [{"done": True}] * 4
+        assert {path.stat().st_size for path in writer.scratch.glob("*.gone")} == {0}
+        assert end(server) == 0
+
+    def test_read_of_the_backup_in_flight(self, scope: Scope, writer: Writer) -> None:
+        """What was asked for before a first write, and answered after it, is what was written, and EIO once that is gone."""
+        target, switch = scope.path("served"), scope.path() / "on"
+        options: list[Argument] = ["--writable", writer.scratch]
+        server, _ = start_server(scope, "held-calls:read", writer.sample.root, target, switch, options)
+        source = """
+import mmap, socket
+switch, scratch, kept, discarded = arguments
+page, found, threads = mmap.mmap(-1, 4096), {}, []
+page.write(b'w' * 4096)
+def read(path, fd, into):
+    found[path] = failure(os.preadv, fd, (into,), 48 << 20) or into[:4].decode()
+for path in (kept, discarded):
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    open(switch, 'w').close()
+    threads.append(threading.Thread(target=read, args=(path, fd, mmap.mmap(-1, 4096)), daemon=True))
+    threads[-1].start()
+    while not os.path.exists(switch + '.read'):
+        time.sleep(0.01)
+    os.unlink(switch + '.read')
+    os.pwrite(fd, page, 48 << 20)
+line = socket.socket(socket.AF_UNIX)
+os.chdir(scratch)  # such a path may not be long
+line.connect('.control')
+line.sendall(json.dumps({'do': 'discard', 'path': '/'.join(discarded.split('/')[-2:]), 'force': True}).encode() + b'\\n')
+done = json.loads(line.recv(4096))
+os.unlink(switch)
+[thread.join() for thread in threads]
+answer([done, found[kept], found[discarded]])
+"""
+        files = [target / Sample.C, target / Sample.D]
+        assert ask(scope, source, switch, writer.scratch, *files) == [{"done": True}, "wwww", "EIO"]
+        assert end(server) == 0
+
+    def test_cut_by_somebody(self, scope: Scope, writer: Writer) -> None:
+        """A scratch file that lost its end gives what it has, and EIO for the rest: it is no end of the disk."""
+        target = writer.mount()
+        write(writer, target / Sample.C)
+        (session,) = writer.scratch.glob("*.vhd")
+        os.truncate(session, SPOT)
+        source = """
+fd, spot = opened(arguments[0], os.O_DIRECT), int(arguments[1]) // 4096 * 4096
+answer([len(os.pread(fd, 4096, spot - 4096)), failure(os.pread, fd, 4096, spot), failure(os.pread, fd, 8192, spot - 4096)])
+"""
+        assert ask(scope, source, target / Sample.C, str(SPOT)) == [4096, "EIO", "EIO"]
 
     def test_again_and_again(self, scope: Scope, writer: Writer) -> None:
         """Each session that was discarded leaves another inode behind, also after a restart."""

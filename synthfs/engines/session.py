@@ -146,7 +146,7 @@ class Scratch:
         # From here on it is discarded; what follows is done again at the next start, if need be.
         with contextlib.suppress(OSError):
             os.fsync(self.fd)
-            os.truncate(f"{self.directory}/{new}", 0)
+            written.file.empty(f"{self.directory}/{new}")
             os.unlink(f"{stem}.{number}.{_GONE}", dir_fd=self.fd)
 
     def _lock(self) -> None:

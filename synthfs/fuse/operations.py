@@ -196,12 +196,15 @@ class Operations(pyfuse3.Operations):
     @handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         began = time.perf_counter()
-        reader = self._handles[fh].reader
-        into = self._buffer[:size] if size <= MAX_READ else memoryview(bytearray(size))
-        count = reader.try_read(off, into)
-        if count is None:
-            into = memoryview(bytearray(size))
-            count = await trio.to_thread.run_sync(reader.read, off, into, limiter=self._reading)
+        shared, reader, count = self._handles[fh], None, None
+        # Once more where the disk became a session meanwhile: what was there before is not what was written.
+        while count is None or reader is not shared.reader:
+            reader = shared.reader
+            into = self._buffer[:size] if size <= MAX_READ else memoryview(bytearray(size))
+            count = reader.try_read(off, into)
+            if count is None:
+                into = memoryview(bytearray(size))
+                count = await trio.to_thread.run_sync(reader.read, off, into, limiter=self._reading)
         self.metrics.count_read(count, time.perf_counter() - began)
         return into[:count]  # type: ignore[return-value]  # pyfuse3 takes any buffer; its stub says bytes
 

@@ -1,11 +1,13 @@
 """A file that is read and written while others have it open as well: opened at need, closed when the last one lets go.
 
 Length and time are remembered, so that asking for them never waits. Once it is ended, all that is asked of it is a
-SourceError, and its descriptor stays what it is until the last one lets go. A write that does not fit is a FullError.
+SourceError, also what was asked before and is still under way: its bytes may go at any moment, so that what a system call
+found is believed only if it had not ended by then. A write that does not fit is a FullError.
 
 Not for: which file, and what it means (`engines/session`). Units: bytes, nanoseconds since 1970 UTC.
 """
 
+import contextlib
 import os
 import stat
 import threading
@@ -27,7 +29,7 @@ class ScratchFile:
         self.path = path
         self._fd = -1
         self._users = 0
-        self._ended = False
+        self._ended = self._emptied = False
         self._failed: str | None = None
         self._lock = threading.Lock()
         try:
@@ -53,8 +55,9 @@ class ScratchFile:
         with self._lock:
             self._users -= 1
             if not self._users:
-                os.close(self._fd)
-                self._fd, self._failed = -1, None
+                # Whoever still reads from it gets an error, not the file that has the number next.
+                fd, self._fd, self._failed = self._fd, -1, None
+                os.close(fd)
 
     def end(self) -> None:
         """From now on there is nothing to be had of it: its bytes are about to go, and others are no substitute."""
@@ -63,6 +66,14 @@ class ScratchFile:
     def revive(self) -> None:
         """It is not about to go after all."""
         self._ended = False
+
+    def empty(self, path: str) -> None:
+        """Gives the space of an ended file back, which is at `path` now; what is still being written to it is taken out again.
+
+        Raises OSError.
+        """
+        self._emptied = True
+        os.truncate(path, 0)
 
     def check(self) -> None:
         """Raises SourceError where it was ended."""
@@ -82,20 +93,25 @@ class ScratchFile:
             count = os.preadv(self._fd, (into[:wanted],), offset, os.RWF_NOWAIT) if wanted else 0
         except OSError:
             return None  # would wait, cannot tell, or fails: `read` will see
+        self.check()
         return count if count == wanted else None
 
     def read(self, offset: int, into: memoryview) -> int:
-        """Like `try_read`, but waits. Raises SourceError."""
-        done = 0
+        """Like `try_read`, but waits. Raises SourceError, also where the file ends before the length that it has."""
+        done, length = 0, self.length
         while done < len(into):
             self.check()
             try:
                 count = os.preadv(self._fd, (into[done:],), offset + done)
             except OSError as error:
                 raise SourceError(f"{self.path} cannot be read: {error.strerror}") from error
+            self.check()
             if not count:
                 break
             done += count
+        # Somebody may make it longer or shorter meanwhile; what it had before and has now was to be read.
+        if done < min(len(into), min(length, self.length) - offset):
+            raise SourceError(f"{self.path} ends at {offset + done}, before the {length} bytes that were written to it")
         return done
 
     def write(self, offset: int, data: bytes | memoryview) -> int:
@@ -111,9 +127,12 @@ class ScratchFile:
     def resize(self, length: int) -> None:
         """Raises FullError, TargetError."""
         self.check()
+        # Before it is: what is read meanwhile may end there.
+        self.length = min(length, self.length)
         try:
             os.ftruncate(self._fd, length)
         except OSError as error:
+            self._look()
             raise unwritable(error, f"{self.path} cannot be made {length} bytes long: {error.strerror}") from error
         self._look()
 
@@ -131,8 +150,15 @@ class ScratchFile:
         except OSError as error:
             self._failed = f"{self.path} did not reach its disk: {error.strerror}; what was written last may be lost"
             raise unwritable(error, self._failed) from error
+        self.check()
 
     def _look(self) -> None:
-        found = os.fstat(self._fd)
+        """After a change: takes note of what it is now. Raises SourceError where it was ended meanwhile."""
+        if self._emptied:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+        self.check()
         with self._lock:
+            # In here, so that of several the last one to look has seen what all of them changed.
+            found = os.fstat(self._fd)
             self.length, self.mtime_ns = found.st_size, found.st_mtime_ns
