@@ -53,7 +53,7 @@ class TestFstab:
     def test_writable(self, scope: Scope, sample: Sample, helper: Path) -> None:
         """`writable` is what `--writable` is: here its refusal, since the directory shares nothing with the store."""
         target, scratch = scope.path("served"), scope.path("scratch")
-        done = scope.run([helper, sample.root, target, "-o", f"writable={scratch},discard-after=30"], check=False)
+        done = scope.run([helper, sample.root, target, "-o", f"writable={scratch},min_free=5%,discard-after=30"], check=False)
         assert (done.returncode, "file system of the backups" in done.stderr) == (7, True)
         assert mounts_below(target) == []
 

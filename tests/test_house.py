@@ -53,6 +53,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host.zfs": (1, WORLD),
     "synthfs.host.reflink": (1, WORLD),
     "synthfs.host.publish": (1, WORLD),
+    "synthfs.host.space": (1, WORLD),
     "synthfs.host.holes": (1, WORLD),
     "synthfs.host.scratch": (1, WORLD),
     "synthfs.host.control": (1, WORLD),

@@ -199,6 +199,25 @@ answer([sizes, end, beginning, failure(os.open, path, os.O_RDWR | os.O_TRUNC)])
         scope.run(["qemu-img", "compare", "-f", driver, "-F", "raw", file, writer.sample.disk.path])
 
 
+    def test_text_of_a_vmdk(self, scope: Scope, writer: Writer) -> None:
+        """A program may change the text and make it longer, up to 1 MiB: more is no description of a disk."""
+        target = writer.mount("--format", "vmdk")
+        text = (target / Sample.C).with_suffix(".vmdk")
+        source = """
+most, fd = 1 << 20, os.open(arguments[0], os.O_RDWR)
+before = os.fstat(fd).st_size
+answer([
+    failure(os.ftruncate, fd, most + 1), failure(os.pwrite, fd, b'#', most), failure(os.pwrite, fd, b'#', 1 << 40),
+    os.fstat(fd).st_size - before, failure(os.pwrite, fd, b'#', most - 1), failure(os.ftruncate, fd, most),
+    os.fstat(fd).st_size, failure(os.pwrite, fd, b'#', most), failure(os.ftruncate, fd, before),
+])
+"""
+        found = ask(scope, source, text)
+        assert found == ["EFBIG", "EFBIG", "EFBIG", 0, None, None, 1 << 20, "EFBIG", None]
+        target = writer.remount(target, "--format", "vmdk")
+        assert ask(scope, "answer(failure(os.truncate, arguments[0], (1 << 20) + 1))", text) == "EFBIG"
+
+
 class TestStart:
     """What makes a mount impossible is said before there is one."""
 

@@ -4,6 +4,7 @@ Not for: processes that are killed (test_writable_killed). Expected values: the 
 """
 
 import json
+import os
 
 import pytest
 
@@ -11,7 +12,10 @@ import need
 from lab import Scope
 from onmount import Sample, ask, end, start_server
 from processes import wait_until
-from writer import SPOT, Writer, same
+from writer import MIB, SPOT, Writer, same
+
+LEFT, STEP = 40 * MIB, 16 * MIB
+"""What a mount may write in a test, and how much of that it does not use: docs/operations/writable.md has it."""
 
 FILL = """
 fill = os.open(arguments[-1], os.O_WRONLY | os.O_CREAT)
@@ -35,7 +39,7 @@ class TestFull:
 
     def test_first_write(self, scope: Scope, writer: Writer) -> None:
         """Where the freeze has no space the first write is ENOSPC, nothing is left, and with space the next one succeeds."""
-        target, fill = writer.mount(), writer.scratch.parent / "fill"
+        target, fill = writer.mount("--min-free", "0%"), writer.scratch.parent / "fill"
         source = """
 found = [failure(os.pwrite, os.open(arguments[0], os.O_RDWR), b'x', int(arguments[1])) for _ in range(2)]
 os.close(fill)
@@ -48,7 +52,8 @@ answer([*found, failure(os.pwrite, os.open(arguments[0], os.O_RDWR), b'x', int(a
 
     def test_later(self, scope: Scope, writer: Writer) -> None:
         """A write without space is ENOSPC; what was written, other disks and backups stay right, and it goes on after."""
-        target, fill, model, sums = writer.mount(), writer.scratch.parent / "fill", writer.model(), writer.sums()
+        target, fill = writer.mount("--min-free", "0%"), writer.scratch.parent / "fill"
+        model, sums = writer.model(), writer.sums()
         source = """
 path, model, spot = arguments[0], os.open(arguments[1], os.O_RDWR), int(arguments[2])
 fd = os.open(path, os.O_RDWR)
@@ -73,6 +78,65 @@ answer([why, failure(os.fsync, fd)])
         assert same(scope, target / Sample.C, model)
         assert same(scope, target / Sample.D, writer.sample.disk.path)
         assert writer.sums() == sums
+
+
+@pytest.mark.parametrize("writer", ["btrfs", "xfs"], indirect=True)
+class TestMinFree:
+    """Whoever writes to disks leaves a share of the file system to UrBackup, which deletes old backups where it is full."""
+
+    def test_all_at_once(self, scope: Scope, writer: Writer) -> None:
+        """Eight writers to two disks end in ENOSPC before the share is touched; others go on; with room it goes on.
+
+        The share lacks no more than the file system's own tables, and no more than is said stays unused. The log has it once.
+        """
+        ballast = writer.scratch.parent / "ballast"
+        with ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 32 << 20)
+        scope.run(["sync", "-f", ballast])
+        there = os.statvfs(writer.scratch)
+        reserved = there.f_bavail * there.f_frsize - LEFT
+        target = writer.mount("--min-free", f"{reserved / (there.f_blocks * there.f_frsize) * 100:.6f}%")
+        source = """
+root, *paths = arguments
+shown, refused, written = os.statvfs(root), [], []
+def write(number):
+    fd, page = os.open(paths[number % 2], os.O_RDWR), random.Random(number).randbytes(1 << 20)
+    for at in range((2 + 15 * (number // 2)) << 20, (17 + 15 * (number // 2)) << 20, 1 << 20):
+        done = []
+        if why := failure(lambda: done.append(os.pwrite(fd, page, at))):
+            refused.append(why)
+        written.extend(done)
+threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+answer([shown.f_bavail * shown.f_frsize, sorted(set(refused)), sum(written), os.statvfs(root).f_bavail * shown.f_frsize])
+"""
+        disks = target / Sample.C, target / Sample.D
+        shown, refused, written, left = ask(scope, source, target, *disks, timeout=60)
+        scope.run(["sync", "-f", writer.scratch])
+        found = os.statvfs(writer.scratch)
+        free = found.f_bavail * found.f_frsize
+        print(f"of {shown >> 20} MiB {written >> 20} were written, and {(free - reserved) / MIB:.1f} are left above the share")
+        assert shown <= LEFT
+        assert refused == ["ENOSPC"]
+        assert left <= STEP
+        assert reserved - 4 * MIB <= free <= reserved + STEP + 4 * MIB
+        first = "answer(failure(os.pwrite, os.open(arguments[0], os.O_RDWR), b'x', int(arguments[1])))"
+        assert ask(scope, first, target / Sample.RENEWED, str(SPOT)) == "ENOSPC"
+        assert writer.left() == ["vhd", "vhd"]
+        (line,) = [line for _, text in scope.logs() for line in text.splitlines() if "--min-free" in line]
+        assert "make room" in line
+        ballast.unlink()
+        scope.run(["sync", "-f", writer.scratch])
+        assert ask(scope, first, target / Sample.RENEWED, str(SPOT)) is None
+        assert ask(scope, first, target / Sample.C, str(SPOT)) is None
+
+
+@pytest.mark.parametrize("text", ["ten", "100%", "-1%", "nan", ""])
+def test_min_free_is_a_percentage(scope: Scope, text: str) -> None:
+    """As for `sync`: anything else is one line, before anything is mounted."""
+    done = scope.synthfs("mount", scope.path(), scope.path(), "--min-free", text, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (8, 1), done.stderr
 
 
 class TestDisk:

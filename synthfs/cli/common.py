@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from synthfs.errors import NotFoundError
+from synthfs.errors import NotFoundError, TargetError
 from synthfs.host import collector, holes, mounts
 from synthfs.host.state import Cache
 from synthfs.model import Ask, Kind, Note
@@ -82,6 +82,17 @@ def _busy(text: str) -> Iterator[None]:
 
     with spinning(printable(text)):
         yield
+
+
+def percentage(text: str) -> float:
+    """The share, from 0 to less than 1, that `--min-free` was given. Raises TargetError for anything else."""
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise TargetError(f"--min-free {text}: a percentage from 0% to 99% is expected")
+    return share
 
 
 def look_at(store: str, database: str | None) -> Catalog:

@@ -16,7 +16,9 @@ _IGNORED = frozenset((
     "suid", "nosuid", "dev", "nodev", "exec", "noexec", "async", "relatime", "noatime",
 ))  # fmt: skip
 FLAGS = frozenset(("allow_other",))
-VALUES = frozenset(("owner", "group", "mode", "refresh", "writable", "discard-after", "log-level", "log-file", "database"))
+VALUES = frozenset((
+    "owner", "group", "mode", "refresh", "writable", "min-free", "discard-after", "log-level", "log-file", "database",
+))  # fmt: skip
 
 
 def arguments(given: list[str]) -> list[str] | None:
@@ -55,6 +57,7 @@ def _translated(options: list[str]) -> list[str]:
     found: list[str] = []
     for option in filter(None, options):
         name, _, value = option.partition("=")
+        name = "min-free" if name == "min_free" else name
         if name in FLAGS:
             found.append(f"--{name.replace('_', '-')}")
         elif name in VALUES and value:

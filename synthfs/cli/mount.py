@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from synthfs.cli.common import Database, Store, look_again, look_at, say, say_notes, unreadable
+from synthfs.cli.common import Database, Store, look_again, look_at, percentage, say, say_notes, unreadable
 from synthfs.engines import session
 from synthfs.errors import MountError, SynthfsError, TargetError
 from synthfs.extents import Source
@@ -50,6 +50,7 @@ Mode = Annotated[
 Writable = Annotated[
     str | None, typer.Option(metavar="SCRATCH", help="Let disks be written to; what is written goes there.", show_default=False)
 ]
+MinFree = Annotated[str, typer.Option(metavar="PERCENT", help="Refuse to write to disks where less space is free.")]
 DiscardAfter = Annotated[
     float, typer.Option(metavar="DAYS", help="Discard what was written and left alone for so long; 0: never.", min=0)
 ]
@@ -64,6 +65,7 @@ def mount(
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="Which group they belong to.", show_default=False)] = None,
     mode: Mode = None,
     writable: Writable = None,
+    min_free: MinFree = "10%",
     discard_after: DiscardAfter = 0.0,
     formats: Formats = [Format.VHD],  # noqa: B006  # typer copies it
     refresh: Annotated[float, typer.Option(metavar="SECONDS", help="How often to look for new backups.", min=0)] = 60.0,
@@ -79,7 +81,7 @@ def mount(
     With --writable, the first write to a disk makes a file in SCRATCH that shares its blocks with the backup; from then on
     the disk is that file, until `synthfs discard` or `synthfs keep`. The backup is never written to.
     """
-    root, place = files.real_directory(store), mounts.resolve(mountpoint)
+    root, place, free = files.real_directory(store), mounts.resolve(mountpoint), percentage(min_free)
     _check_place(root, place)
     scratch = _scratch(writable, root, place) if writable else None
     # The daemon works in the root directory.
@@ -104,7 +106,7 @@ def mount(
         from synthfs.fuse.operations import Access
 
         logging.basicConfig(level=log_level.upper(), handlers=[handler])
-        settings = Settings(place, Access(*access), allow_other, refresh, scratch, discard_after * _DAY, tuple(formats))
+        settings = Settings(place, Access(*access), allow_other, refresh, scratch, discard_after * _DAY, tuple(formats), free)
         serve_fuse(
             catalog, lambda before: look_again(before, database), settings, lambda: _greet(catalog, place, daemon)
         )

@@ -12,13 +12,25 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from synthfs.cli.common import Database, Json, Store, hole_maps, is_among, look_at, print_json, printable, say, say_notes
+from synthfs.cli.common import (
+    Database,
+    Json,
+    Store,
+    hole_maps,
+    is_among,
+    look_at,
+    percentage,
+    print_json,
+    printable,
+    say,
+    say_notes,
+)
 from synthfs.cli.materialize import NOT_PROVEN
 from synthfs.cli.terminal import err
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.errors import NotFoundError, SynthfsError, TargetError, UnsupportedError
 from synthfs.host import state
-from synthfs.host.publish import free_share, settle, space_share
+from synthfs.host.space import free_share, settle, space_share
 from synthfs.plan import container
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
@@ -49,7 +61,7 @@ def sync(
         raise UnsupportedError("sync keeps one file a disk, and a vmdk is two; choose another --format")
     directory = os.path.realpath(to)
     record = state.path_for("sync", directory)
-    share_free = _percentage(min_free)
+    share_free = percentage(min_free)
     with nullcontext() if dry_run else state.alone(record):
         catalog = _settled(store, database, wait)
         say_notes(catalog.notes)
@@ -88,16 +100,6 @@ def _settled(store: str, database: str | None, wait: float) -> Catalog:
             say(f"note: waiting, {wait:.0f} seconds at most, for UrBackup to record SYSVOL or ESP beside {names}")
             told = True
         time.sleep(2)
-
-
-def _percentage(text: str) -> float:
-    try:
-        share = float(text.removesuffix("%")) / 100
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < 1:
-        raise TargetError(f"--min-free {text}: a percentage from 0% to 99% is expected")
-    return share
 
 
 class _Run:

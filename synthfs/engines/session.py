@@ -29,6 +29,7 @@ from synthfs.extents import ExtentMap, Source
 from synthfs.host import zfs
 from synthfs.host.publish import Draft, unwritable
 from synthfs.host.scratch import ScratchFile
+from synthfs.host.space import Reserve
 from synthfs.model import Session, Sessions
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,13 @@ class Written:
 class Scratch:
     """The scratch directory of a mount, and the sessions in it by inode."""
 
-    def __init__(self, directory: str) -> None:
-        """Takes the directory for this process, and finds what is in it.
+    def __init__(self, directory: str, min_free: float) -> None:
+        """Takes the directory for this process, and finds what is in it. `min_free` of its file system is left to others.
 
         Raises TargetError where another mount has it, or others than this user may put files there, which would be disks.
         """
         self.directory = directory
+        self.reserve = Reserve(directory, min_free)
         self._by_inode: dict[int, Written] = {}
         self._generations: dict[bytes, int] = {}
         try:
@@ -111,6 +113,8 @@ class Scratch:
         then nothing is left.
         """
         name = _file_name(session)
+        # It takes hardly any space itself, but is made for what will.
+        self.reserve.take()
         with prepare(extents, self.directory, Reflink.ALWAYS) as prepared:
 
             def keep_time(made: os.stat_result) -> None:
@@ -122,7 +126,7 @@ class Scratch:
             except OSError as error:
                 raise unwritable(error, f"{self.directory} takes no attributes of files: {error.strerror}") from error
             prepared.freeze(name, overwrite=False, about_to_publish=keep_time)
-        file = ScratchFile(f"{self.directory}/{name}")
+        file = ScratchFile(f"{self.directory}/{name}", self.reserve)
         file.open()
         return Written(session, file)
 
@@ -178,7 +182,7 @@ class Scratch:
             if is_mark:
                 self._tidy(path, is_latest)
             elif is_latest and number == session.generation:
-                self.add(Written(session, ScratchFile(path)))
+                self.add(Written(session, ScratchFile(path, self.reserve)))
             else:
                 log.warning("%s is older than what was discarded, and left alone", path)
 

@@ -19,6 +19,9 @@ from synthfs.units import SECTOR, TiB
 MAX_DISK = 62 * TiB
 """What ESXi takes; the text itself has no limit."""
 
+MAX_TEXT = 1024 * 1024
+"""What a program may make of the text, which is 0.5 KiB here and some KiB after years of a virtual machine's changes."""
+
 _UNSPEAKABLE = re.compile(r'["\x00-\x1f\x7f\ud800-\udfff]')
 
 _TEXT = """\

@@ -69,8 +69,8 @@ class Settings:
 
     `formats` are the containers in which each disk is shown.
 
-    With `scratch`, a directory, disks can be written to; sessions that are left alone for `max_age` seconds are discarded,
-    unless that is 0.
+    With `scratch`, a directory, disks can be written to, while `min_free` of its file system, from 0 to 1, is free; sessions
+    that are left alone for `max_age` seconds are discarded, unless that is 0.
     """
 
     mountpoint: str
@@ -80,6 +80,7 @@ class Settings:
     scratch: str | None = None
     max_age: float = 0.0
     formats: tuple[Format, ...] = (Format.VHD,)
+    min_free: float = 0.0
 
 
 def serve(
@@ -98,7 +99,7 @@ def serve(
     holes.forget_old()
     with ExitStack() as stack:
         metrics = Metrics()
-        scratch = stack.enter_context(Scratch(settings.scratch)) if settings.scratch else None
+        scratch = stack.enter_context(Scratch(settings.scratch, settings.min_free)) if settings.scratch else None
         # Before there is a mount: whoever sees it may ask.
         listener = stack.enter_context(listening(scratch.fd)) if scratch else None
         live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))

@@ -34,6 +34,7 @@ from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations, Shared, handler
 from synthfs.host.scratch import ScratchFile
 from synthfs.model import Session
+from synthfs.plan.container import longest
 from synthfs.plan.tree import File, Numbered, Tree, walk
 
 log = logging.getLogger(__name__)
@@ -90,8 +91,7 @@ class WritableOperations(Operations):
     @handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         shared = self._handles[fh]
-        if off + len(buf) > self._length(shared.file) and not shared.file.may_resize:
-            raise FUSEError(errno.EFBIG)
+        self._check_end(shared.file, off + len(buf))
         file = await self._scratch_file(shared)
         return await trio.to_thread.run_sync(file.write, off, buf, limiter=self._writing)
 
@@ -130,8 +130,8 @@ class WritableOperations(Operations):
     @handler
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         result = await super().statfs(ctx)
-        below = await trio.to_thread.run_sync(os.statvfs, self.scratch.fd)
-        result.f_bfree = result.f_bavail = below.f_bavail * below.f_frsize // result.f_frsize
+        left = await trio.to_thread.run_sync(self.scratch.reserve.left)
+        result.f_bfree = result.f_bavail = left // result.f_frsize
         result.f_blocks += result.f_bfree
         return result
 
@@ -220,9 +220,15 @@ class WritableOperations(Operations):
             result.st_atime_ns = result.st_mtime_ns = result.st_ctime_ns = _shown_time(written)
         return result
 
+    def _check_end(self, file: File, end: int) -> None:
+        """Raises EFBIG where a file may not become so long."""
+        if end > self._length(file) and (not file.may_resize or end > longest(file.name)):
+            raise FUSEError(errno.EFBIG)
+
     async def _resize(self, node: File, length: int) -> None:
         if not node.may_resize:
             raise FUSEError(errno.EPERM)
+        self._check_end(node, length)
         shared = await self._acquire(node)
         try:
             file = await self._scratch_file(shared)

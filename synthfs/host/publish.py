@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Self
 
 from synthfs.errors import FullError, TargetError
-from synthfs.host import zfs
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 """What kernels and file systems answer that know no nameless files (open(2), O_TMPFILE)."""
@@ -123,32 +122,6 @@ class Draft:
 def unwritable(error: OSError, message: str) -> TargetError:
     """What to raise, with `message`, for a write that failed: where the space ran out it is a FullError."""
     return (FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else TargetError)(message)
-
-
-def free_share(directory: str) -> float:
-    """How much of the file system of `directory` is free, from 0 to 1."""
-    found = os.statvfs(directory)
-    return found.f_bavail / max(found.f_blocks, 1)
-
-
-def space_share(path: str) -> float:
-    """How much of its file system a file can occupy at most, shared blocks included; 0 if it is not there."""
-    try:
-        at, found = os.stat(path, follow_symlinks=False), os.statvfs(path)
-    except OSError:
-        return 0.0
-    return at.st_blocks * 512 / max(found.f_blocks * found.f_frsize, 1)
-
-
-def settle(directory: str) -> None:
-    """Waits until what was removed a moment ago is counted as free."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _libc.syncfs(fd)
-    finally:
-        os.close(fd)
-    if pool := zfs.pool_of(directory):
-        pool.settle()
 
 
 def _remove_leftovers(directory_fd: int) -> None:

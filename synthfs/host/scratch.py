@@ -14,6 +14,7 @@ import threading
 
 from synthfs.errors import SourceError
 from synthfs.host.publish import unwritable
+from synthfs.host.space import Reserve
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -24,9 +25,10 @@ class ScratchFile:
     rests = False
     """Nothing of it is to be closed while somebody has it open."""
 
-    def __init__(self, path: str) -> None:
-        """Raises SourceError where there is no such file."""
+    def __init__(self, path: str, reserve: Reserve) -> None:
+        """Raises SourceError where there is no such file. What is written has to leave the `reserve`."""
         self.path = path
+        self._reserve = reserve
         self._fd = -1
         self._users = 0
         self._ended = self._emptied = False
@@ -117,6 +119,7 @@ class ScratchFile:
     def write(self, offset: int, data: bytes | memoryview) -> int:
         """Writes `data`, or as much of it as there is space for, and returns how much. Raises FullError, TargetError."""
         self.check()
+        self._reserve.take(offset, len(data))
         try:
             count = os.pwrite(self._fd, data, offset)
         except OSError as error:

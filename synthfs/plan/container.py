@@ -75,6 +75,11 @@ def beside(name: str) -> str | None:
     return name.removesuffix(suffix) + _FLAT + suffix if name.endswith(suffix) else None
 
 
+def longest(name: str) -> int:
+    """What the length of a file of this name may become, if a program that writes to it changes that."""
+    return vmdk.MAX_TEXT if name.endswith(Format.VMDK.suffix) else 2**63 - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Outline:
     """What a listing has to know of a container: the length of the file with the disk in it, and a hash over its layout.
