@@ -13,14 +13,15 @@
     deaf-holes            what is known of holes is not told as long as the switch is there, and not waited for at first
     held-calls:NAME:…     a system call on a written file, or a mount's `read` of a map, makes `SWITCH.NAME` and then waits
     bug-freeze            a freeze raises an exception that nobody expects
+    clock-jump            the clock on the wall is ten years ahead; sessions are looked at 20 times a second, always
     slow-end              takes 1.5 seconds between the unmount and its end
     unread-pyfuse3        the version of pyfuse3 is one that nobody knows
     late                  --daemon: takes 1.5 seconds to begin, and reports what it found itself to be after the fork
     never                 --daemon: mounts, but answers nothing; is waited for 2 seconds
 
-`bug`, `piece`, `sleep`, `slow-scan`, `kill`, `bug-grow`, `stuck-plan`, `held-calls` and the freezes show only while the file
-named by FAULT_SWITCH exists; `late` writes its report there. Not for: faults of a store; those need no other program.
-Units: bytes and seconds.
+`bug`, `piece`, `sleep`, `slow-scan`, `kill`, `bug-grow`, `stuck-plan`, `clock-jump`, `held-calls` and the freezes show only
+while the file named by FAULT_SWITCH exists; `late` writes its report there. Not for: faults of a store; those need no other
+program. Units: bytes and seconds.
 """
 
 import atexit
@@ -276,6 +277,15 @@ def deaf_holes() -> None:
     mount._AT_FIRST = 0.0
 
 
+def clock_jump() -> None:
+    from synthfs.fuse import control
+
+    control._PAUSE = 0.05
+    seconds, nanoseconds, jump = time.time, time.time_ns, 10 * 365 * 86400
+    time.time = lambda: seconds() + jump * switched_on()
+    time.time_ns = lambda: nanoseconds() + jump * 10**9 * switched_on()
+
+
 def slow_end() -> None:
     from synthfs.fuse.operations import Operations
 
@@ -338,6 +348,7 @@ FAULTS: dict[str, Call] = {
     "slow-freeze": slow_freeze,
     "bug-freeze": bug_freeze,
     "held-calls": held_calls,
+    "clock-jump": clock_jump,
     "slow-end": slow_end,
     "unread-pyfuse3": unread_pyfuse3,
     "late": late,

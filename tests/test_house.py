@@ -97,6 +97,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.engines.verify": (3, WORLD),
     "synthfs.engines.sharing": (3, WORLD),
     "synthfs.engines.materialize": (3, WORLD),
+    "synthfs.engines.idle": (3, WORLD),
     "synthfs.engines.session": (3, WORLD),
     # -- 4 windows
     "synthfs.samba": (4, WORLD),

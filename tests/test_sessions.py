@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 
@@ -21,6 +22,7 @@ from lab import Lab, Scope
 from makestore import Store
 from onmount import Sample, ask, end, start_server
 from processes import Argument, wait_until
+from synthfs.engines.idle import ATTRIBUTE, STEP, Idle, Passing
 from writer import MIB, SPOT, Writer, same, told
 
 RENEWED_D = "pc/new-identity/Image_D_260301-0203.vhd"
@@ -254,6 +256,101 @@ answer([len(os.pread(fd, 4096, spot - 4096)), failure(os.pread, fd, 4096, spot),
         assert one["path"] == Sample.C
         os.close(fd)
         assert wait_until(lambda: writer.left() == ["gone", "gone"], 15.0)
+
+
+class TestIdle:
+    """Whether a session was left alone long enough for --discard-after: only time that was seen to pass counts."""
+
+    def test_jumps(self, scope: Scope) -> None:
+        """A clock that jumps adds a minute at the most, forward, and nothing back; garbled records are none."""
+        path = scope.path() / "session"
+        path.touch()
+        now = [1000.0]
+        passing = Passing(lambda: now[0])
+        story = []
+        for step in (2.0, 1e9, -1e9, 0.0, float("inf"), 2.0):
+            now[0] += step
+            story.append(passing.passed())
+        assert story[:5] == [2.0, STEP, 0.0, 0.0, STEP]
+        assert STEP <= 60
+        idle = Idle(str(path))
+        for passed, is_open in ((5.0, False), (5.0, False), (5.0, True), (7.0, False)):
+            idle.look(passed, is_open)
+        assert idle.seconds == 7.0
+        idle.record()
+        assert Idle(str(path)).seconds == 7.0
+        idle.use()
+        idle.look(7.0, is_open=False)
+        idle.record(3600)
+        assert Idle(str(path)).seconds == 0.0
+        for garbled in (b"", b"x", b"-5", b"1e9", b"9" * 40, b"\xff", "\u0663".encode(), b"5\n"):
+            os.setxattr(path, ATTRIBUTE, garbled)
+            assert Idle(str(path)).seconds == 0.0, garbled
+        path.unlink()
+        idle.look(5.0, is_open=False)
+        idle.record()
+
+    def test_clock_on_the_wall(self, scope: Scope, writer: Writer) -> None:
+        """A clock that jumps by years, and files with times of any century, discard nothing, before and after a restart."""
+        target = writer.mount()
+        write(writer, target / Sample.C)
+        write(writer, target / Sample.D)
+        assert end(scope.server(target)) == 0
+        for file, moment in zip(sorted(writer.scratch.glob("*.vhd")), (0, 4_000_000_000), strict=True):
+            os.utime(file, (moment, moment))
+        switch = scope.path() / "on"
+        server = self._serve(scope, writer, target, switch, days=30.0)
+        for deed in (switch.touch, switch.unlink):
+            deed()
+            assert not wait_until(lambda: "gone" in writer.left(), 0.5)
+        assert end(server) == 0
+        switch.touch()
+        server = self._serve(scope, writer, target, switch, days=30.0)
+        assert not wait_until(lambda: "gone" in writer.left(), 0.5)
+        assert end(server) == 0
+        assert writer.left() == ["vhd", "vhd"]
+
+    def test_over_restarts(self, scope: Scope, writer: Writer) -> None:
+        """What was seen counts on, after an orderly end and a kill; whoever reads begins it anew, and that is in the log."""
+        target, switch = scope.path("served"), scope.path() / "on"
+        server = self._serve(scope, writer, target, switch, days=3 / 86400)
+        write(writer, target / Sample.C)
+
+        def idle() -> int:
+            return int(json.loads((target / ".synthfs/status.json").read_text())["sessions"][0]["idle_seconds"])
+
+        assert wait_until(lambda: idle() >= 1, 10.0)
+        assert end(server) == 0
+        server = self._serve(scope, writer, target, switch, days=3 / 86400)
+        assert 1 <= idle() <= 2
+        assert wait_until(lambda: idle() == 2, 10.0)
+        server.kill()
+        server.wait()
+        scope.umount(target)
+        server = self._serve(scope, writer, target, switch, days=3 / 86400)
+        assert idle() >= 1
+        fd = os.open(target / Sample.C, os.O_RDONLY)
+        assert idle() == 0
+        server.kill()
+        server.wait()
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        scope.umount(target)
+        server = self._serve(scope, writer, target, switch, days=3 / 86400)
+        assert idle() == 0
+        assert wait_until(lambda: writer.left() == ["gone"], 10.0)
+
+        def warned() -> list[str]:
+            return [line for _, text in scope.logs() for line in text.splitlines() if "--discard-after" in line]
+
+        assert wait_until(lambda: len(warned()) == 1, 10.0)
+        assert Sample.C in warned()[0]
+        assert end(server) == 0
+
+    def _serve(self, scope: Scope, writer: Writer, target: Path, switch: Path, days: float) -> "Popen[bytes]":
+        options: list[Argument] = ["--writable", writer.scratch, "--discard-after", str(days)]
+        server, _ = start_server(scope, "clock-jump", writer.sample.root, target, switch, options)
+        return server
 
 
 class TestKeep:

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from synthfs.engines.idle import Idle
 from synthfs.engines.materialize import Reflink, can_share_into, prepare
 from synthfs.errors import ShareError, SourceError, TargetError
 from synthfs.extents import ExtentMap, Source
@@ -46,6 +47,7 @@ class Written:
 
     session: Session
     file: ScratchFile
+    idle: Idle
     own_space: int | None = None
     """Bytes that it shares with nothing, when they were last counted; `counted_at` is its mtime then."""
     counted_at: int = -1
@@ -88,6 +90,8 @@ class Scratch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for written in self:
+            written.idle.record()
         os.close(self.fd)
 
     def __contains__(self, inode: int) -> bool:
@@ -128,7 +132,7 @@ class Scratch:
             prepared.freeze(name, overwrite=False, about_to_publish=keep_time)
         file = ScratchFile(f"{self.directory}/{name}", self.reserve)
         file.open()
-        return Written(session, file)
+        return Written(session, file, Idle(file.path))
 
     def add(self, written: Written) -> None:
         self._by_inode[written.session.inode] = written
@@ -182,7 +186,7 @@ class Scratch:
             if is_mark:
                 self._tidy(path, is_latest)
             elif is_latest and number == session.generation:
-                self.add(Written(session, ScratchFile(path, self.reserve)))
+                self.add(Written(session, ScratchFile(path, self.reserve), Idle(path)))
             else:
                 log.warning("%s is older than what was discarded, and left alone", path)
 

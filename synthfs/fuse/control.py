@@ -17,7 +17,6 @@ import contextlib
 import json
 import logging
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from synthfs.engines.idle import Passing
 from synthfs.engines.session import Written
 from synthfs.errors import BusyError, NotFoundError, SynthfsError
 from synthfs.fuse.refresh import NOTIFY_LIMIT, Refresher
@@ -37,20 +37,25 @@ log = logging.getLogger(__name__)
 _PAUSE = 2.0
 """Between looks at what the sessions take and how old they are."""
 
+_RECORD = 3600.0
+"""How much of the time that a session was idle a mount that is killed may forget, or a tenth of `max_age`."""
+
 Facts = dict[str, Any]
 
 
 class Control:
-    """Ends sessions of `operations`. Those that nobody wrote to for `max_age` are discarded unless open; 0 keeps all."""
+    """Ends sessions of `operations`. Those that nobody had open for `max_age` are discarded; 0 keeps all."""
 
     def __init__(
         self, operations: WritableOperations, refresher: Refresher, listener: socket.socket, max_age: float
     ) -> None:
+        """Time is what `engines/idle` counts."""
         self._operations = operations
         self._scratch = operations.scratch
         self._refresher = refresher
         self._listener = listener
         self._max_age = max_age
+        self._passing = Passing()
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Lets disks be written to, answers requests, and keeps house, until it is cancelled."""
@@ -79,8 +84,8 @@ class Control:
         """A session that is about to go, out of everybody's reach; if it is still there at the end, it goes on."""
         written = self._named(path)
         inode = written.session.inode
-        if (users := self._operations.openers(inode)) and not force:
-            processes = ", ".join(map(str, sorted(set(users))))
+        if (users := self._operations.openers().get(inode)) and not force:
+            processes = ", ".join(map(str, sorted(users)))
             raise BusyError(f"{path} is open in process {processes}; close it there, or add --force, which breaks it off")
         self._operations.end(written)
         try:
@@ -141,15 +146,24 @@ class Control:
     async def _look_after_sessions(self) -> None:
         if any(find(self._operations.tree, written.session.path) is None for written in self._scratch):
             await self._refresher.show()  # one that began when its backup went
+        passed, is_open = self._passing.passed(), self._operations.openers()
         for written in self._scratch:
             if written.counted_at != written.file.mtime_ns:
                 await trio.to_thread.run_sync(_count, written)
-            if self._max_age and _age(written) > self._max_age:
-                await self._give_up(written)
+            if self._max_age:
+                await self._grow_old(written, passed, written.session.inode in is_open)
+
+    async def _grow_old(self, written: Written, passed: float, is_open: bool) -> None:
+        written.idle.look(passed, is_open or self._operations.is_ending(written))
+        await trio.to_thread.run_sync(written.idle.record, min(_RECORD, self._max_age / 10))
+        if written.idle.seconds > self._max_age:
+            await self._give_up(written)
 
     async def _give_up(self, written: Written) -> None:
         try:
             await self.discard(written.session.path, force=False)
+            days = f"{self._max_age / 86400:g} days"
+            log.warning("%s was discarded: nobody had it open for %s, which is --discard-after", written.session.path, days)
         except (BusyError, NotFoundError):
             pass  # in use, or going already: it is looked at again
         except SynthfsError as error:
@@ -184,6 +198,7 @@ class _Lines:
 
 def facts(operations: WritableOperations) -> list[Facts]:
     """Every session, for `status.json`. Sizes are bytes, times nanoseconds since 1970 UTC."""
+    users = operations.openers()
     return [
         {
             "path": written.session.path,
@@ -193,17 +208,13 @@ def facts(operations: WritableOperations) -> list[Facts]:
             "written_ns": written.file.mtime_ns,
             "length": written.file.length,
             "own_space": written.own_space,
+            "idle_seconds": int(written.idle.seconds),
             "generation": written.session.generation,
-            "open": sorted(set(operations.openers(written.session.inode))),
+            "open": sorted(users.get(written.session.inode, ())),
             "backup": operations.has_backup(written),
         }
         for written in operations.scratch
     ]
-
-
-def _age(written: Written) -> float:
-    """Seconds since the last write."""
-    return (time.time_ns() - max(written.session.began_ns, written.file.mtime_ns)) / 1e9
 
 
 def _count(written: Written) -> None:

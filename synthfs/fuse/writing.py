@@ -86,6 +86,8 @@ class WritableOperations(Operations):
     @handler
     async def release(self, fh: FileHandleT) -> None:
         self._openers.pop(fh, None)
+        if written := self.scratch.get(self._handles[fh].file.inode):
+            written.idle.use()
         await super().release(fh)
 
     @handler
@@ -145,9 +147,12 @@ class WritableOperations(Operations):
 
     # -- for whoever ends sessions (`fuse/control`)
 
-    def openers(self, inode: int) -> list[int]:
-        """The processes that have a file open, once for each time that they opened it."""
-        return [self._openers[number] for number, shared in self._handles.items() if shared.file.inode == inode]
+    def openers(self) -> dict[int, set[int]]:
+        """The processes that have files open, by the inodes of those."""
+        found: dict[int, set[int]] = {}
+        for number, shared in self._handles.items():
+            found.setdefault(shared.file.inode, set()).add(self._openers[number])
+        return found
 
     def end(self, written: Written) -> None:
         """Nobody gets anything of a session from now on."""
@@ -186,8 +191,10 @@ class WritableOperations(Operations):
         try:
             self._refuse_ended(node.inode)
             # It may have become a session while its backup was being opened.
-            if (written := self.scratch.get(node.inode)) and shared.reader is not written.file:
-                self._exchange(shared, written)
+            if written := self.scratch.get(node.inode):
+                written.idle.use()
+                if shared.reader is not written.file:
+                    self._exchange(shared, written)
         except BaseException:
             self._let_go(shared)
             raise
@@ -203,6 +210,9 @@ class WritableOperations(Operations):
     def _opened(self, file: File) -> Reader | ScratchFile:
         if written := self.scratch.get(file.inode):
             written.file.open()
+            # Before anything is written: a mount that is killed must not leave the time that it was idle before.
+            written.idle.use()
+            written.idle.record()
             return written.file
         return super()._opened(file)
 
