@@ -33,7 +33,7 @@ say last $(sum $disk 1 $((size / 512 - 1)))
 say part1 $(sum ${{part}}1 2048)
 [ -b ${{part}}2 ] && say part2 $(sum ${{part}}2 2048)
 # What it writes must not come near the backup.
-yes scribble | dd of=$disk bs=1M count=4 seek=1 conv=fsync 2>/dev/null && say scribbled
+yes scribble | dd of=$disk bs=1M count=4 iflag=fullblock seek=1 conv=fsync 2>/dev/null && say scribbled
 poweroff -f
 """
 MODULES = ("scsi_common", "scsi_mod", "libata", "ata_piix", "sd_mod")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 
 import makeboot
 import need
+import ordinary
 from lab import Lab, Scope
 from makedisk import OriginalDisk
 from makestore import Store
@@ -81,9 +83,12 @@ class TestBoot:
     def test_boots(self, scope: Scope, machines: Machines) -> None:
         """Under BIOS from IDE, under UEFI from NVMe: Linux comes up, reads the original disk, writes, and switches itself off.
 
-        A third one has its picture taken meanwhile. No byte of the store changes, and no mount is left.
+        A third one has its picture taken meanwhile, and a fourth may write one MiB only: it is told of an error, goes on, and
+        the caller is warned. No byte of the store changes, and no mount is left.
         """
         before = sums(machines.root)
+        few = ("--bus", "ide", "--after", str(LIMIT), "--snapshot-size", "1")
+        bounded, heard = self.start(scope, machines.image("bios"), "--serial", "bounded", *few)
         disks, runs = {"bios": machines.bios, "uefi": machines.uefi}, {}
         for client, bus in (("bios", "ide"), ("uefi", "nvme")):
             runs[client] = self.start(scope, machines.image(client), "--serial", client, "--bus", bus, "--after", str(LIMIT))
@@ -100,6 +105,10 @@ class TestBoot:
         for client, (process, serial) in runs.items():
             assert process.wait(LIMIT + 30) == 0
             assert said(serial) == expected(disks[client]) | {"scribbled": ""}
+        assert bounded.wait(LIMIT + 30) == 0
+        assert said(heard) == expected(machines.bios)
+        warnings = {log.parent.name: text for log, text in scope.logs() if "--snapshot-size" in text}
+        assert len(warnings) == 1, warnings
         assert sums(machines.root) == before
         assert left_behind() == []
 
@@ -111,10 +120,61 @@ class TestBoot:
         assert process.wait(30) == 128 + signal.SIGTERM
         assert left_behind() == []
 
+    @pytest.mark.parametrize("user", ["root", "nobody"])
+    def test_qemu_is_confined(self, scope: Scope, machines: Machines, user: str) -> None:
+        """Whoever calls: qemu is no root, has no capability and gets none, has a filter of system calls, and writes no more
+        than it may to any file. The mount is for its caller alone."""
+        file = scope.path("said") / "said"
+        shutil.chown(file.parent, user)
+        scope.run(["chmod", "-R", "o+rX", machines.root])
+        how = ("--serial", file, *QEMU, "--after", str(LIMIT), "--snapshot-size", "64")
+        process = scope.start([*ordinary.synthfs(scope, user=user), "boot", machines.image("bios"), *how])
+        assert wait_until(lambda: file.exists() or process.poll() is not None, 30.0)
+        assert wait_until(lambda: any(status(pid)["Seccomp"] == "2" for pid in machines_of(process.pid)), 10.0), scope.logs()
+        (machine,) = machines_of(process.pid)
+        assert wait_until(lambda: status(machine)["Uid"] == "65534\t" * 3 + "65534", 10.0), status(machine)
+        found = status(machine)
+        assert {found[name] for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {"0" * 16}
+        assert (found["NoNewPrivs"], found["Gid"]) == ("1", "65534\t" * 3 + "65534")
+        assert set(found["Groups"].split()) <= {"65534"}
+        limit = next(line for line in Path(f"/proc/{machine}/limits").read_text().splitlines() if "file size" in line)
+        assert limit.split()[3:5] == [str(64 << 20)] * 2
+        table = Path(f"/proc/{process.pid}/mountinfo").read_text().splitlines()
+        (mounted,) = [line for line in table if "/synthfs-boot-" in line]
+        assert "allow_other" not in mounted
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert left_behind() == []
+
+    def test_where_root_cannot_give_up_being_root(self, scope: Scope, machines: Machines) -> None:
+        """With the capabilities of the installed unit, qemu would stay root: one line says so, and it is not started."""
+        need.root()
+        need.tool("setpriv")
+        limited = ["setpriv", "--bounding-set=-all,+sys_admin,+dac_read_search", sys.executable, "-m", "synthfs"]
+        done = scope.run([*limited, "boot", machines.image("bios"), "--serial", scope.directory / "said"], check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert "not to run as root" in done.stderr
+        assert left_behind() == []
+
     def start(self, scope: Scope, image: Path, option: str, name: str, *more: str) -> tuple["subprocess.Popen[bytes]", Path]:
         file = scope.path(name) / "said"
         argv: list[Argument] = [sys.executable, "-m", "synthfs", "boot", image, option, file, *QEMU, *more]
         return scope.start(argv), file
+
+
+def machines_of(pid: int) -> list[int]:
+    """The qemu processes that `synthfs boot` with this pid has."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if status(int(child)).get("Name", "").startswith("qemu")]
+
+
+def status(pid: int) -> dict[str, str]:
+    """/proc/PID/status; empty where the process has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def left_behind() -> list[str]:

@@ -4,7 +4,6 @@ The disk gets to qemu through a mount that is made for this one purpose and ends
 """
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -27,6 +26,7 @@ from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk
 from synthfs.plan.garden import Gardener
 from synthfs.plan.tree import NEW_IDENTITY, File, walk
+from synthfs.units import human
 
 _STEP = 0.5
 
@@ -48,6 +48,9 @@ def boot(
         qemu.Bus | None, typer.Option("--bus", help="What the disk hangs on, instead of AHCI.", show_default=False)
     ] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="How much memory the machine has.", min=64)] = 2048,
+    snapshot_size: Annotated[
+        int, typer.Option(metavar="MIB", help="How much it may write before its disk is full; half of what is free.", min=1)
+    ] = 8192,
     no_kvm: Annotated[bool, typer.Option("--no-kvm", help="Emulate every instruction, slowly.")] = False,
     database: Database = None,
     as_json: Json = False,
@@ -55,10 +58,12 @@ def boot(
     """Boot the disk of IMAGE in a virtual machine.
 
     Needs qemu-system-x86_64, and OVMF for a disk with an EFI system partition. The machine has no network. Whatever it
-    writes is gone when it ends.
+    writes is gone when it ends. Called by root, qemu runs as nobody.
     """
     if not (screenshot or window or serial):
         raise typer.BadParameter("--screenshot FILE, --serial FILE or --window: otherwise there is nothing to see")
+    qemu.check_user()
+    most_written = min(snapshot_size << 20, qemu.space_for_writes() // 2)
     disk = find_disk(image, database)
     if f"/{NEW_IDENTITY}/" in image:
         say("note: it boots with the identity that it had, by which its loader finds its partitions")
@@ -69,7 +74,7 @@ def boot(
     sector_size = disk.layout.sector_size
     # AHCI, in qemu, has sectors of 512 bytes only.
     bus = bus or (qemu.Bus.AHCI if sector_size == 512 else qemu.Bus.NVME)
-    hardware = qemu.Hardware(firmware, bus, memory, accelerated, window, serial, sector_size)
+    hardware = qemu.Hardware(firmware, bus, memory, accelerated, window, serial, sector_size, most_written)
     runs, seconds = _watch(disk, hardware, database, after, screenshot)
     taken = screenshot if runs else None
     if as_json:
@@ -95,11 +100,13 @@ def _watch(
     ):
         runs = _wait(machine, after)
         if runs and screenshot:
-            machine.screenshot(f"{workshop}/screen.png")
-            shutil.copyfile(f"{workshop}/screen.png", screenshot)
+            machine.screenshot(screenshot)
         seconds = time.monotonic() - began
         if runs and hardware.window:
             machine.runs_for(None)
+        if machine.is_full():
+            limit = human(hardware.most_written)
+            say(f"warning: the machine wrote all that it may ({limit}), and the rest failed; see --snapshot-size, TMPDIR")
     return runs, seconds
 
 
