@@ -180,7 +180,10 @@ def status(pid: int) -> dict[str, str]:
 def left_behind() -> list[str]:
     """Mounts of `synthfs boot`, and its machines."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/synthfs-boot-" in line]
-    return [*mounted, *map(str, Path(tempfile.gettempdir()).glob("synthfs-boot-*"))]
+    return [
+        *mounted,
+        *(str(left) for place in (tempfile.gettempdir(), "/var/tmp") for left in Path(place).glob("synthfs-boot-*")),
+    ]
 
 
 def pixels(file: Path) -> bytes:

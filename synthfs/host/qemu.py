@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from synthfs.errors import SynthfsError
@@ -89,9 +90,8 @@ def space_for_writes() -> int:
 
 
 def _temporary() -> str:
-    """Where qemu is to make its temporary files. By itself it takes this directory for /tmp since version 8, and not before."""
-    named = os.environ.get("TMPDIR") or "/tmp"
-    return "/var/tmp" if os.path.normpath(named) == "/tmp" else named
+    """Where what a guest writes is to go: as qemu has it, not where /tmp may be a part of the memory."""
+    return os.environ.get("TMPDIR") or "/var/tmp"
 
 
 def can_accelerate() -> bool:
@@ -195,26 +195,34 @@ def machine(disk: str, length: int, hardware: Hardware, workshop: str) -> Iterat
     # Past the limit a write fails with EFBIG, which the guest sees as a broken disk.
     command = [limiter, f"--fsize={hardware.most_written}", program, *_options(length, hardware, workshop)]
     command += [*_confined(program), "-qmp", f"unix:{_value(monitor)},server=on,wait=off"]
+    with (
+        # qemu removes its file for the guest's writes right after making it; where it fails in between, the file would stay.
+        TemporaryDirectory(prefix="synthfs-boot-", dir=_temporary()) as changes,
+        _process(command, disk, screen, log, changes) as process,
+        _connected(monitor, process, log, hardware.accelerated) as connection,
+        closing(Machine(process, connection, log, screen, hardware)) as running,
+    ):
+        yield running
+
+
+@contextmanager
+def _process(command: list[str], disk: str, screen: Path, log: Path, changes: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """qemu, which ends with the context. It has the disk and a file for a picture as descriptors."""
     with log.open("wb") as out, open(disk, "rb") as source, screen.open("wb") as picture:
         for number, file in enumerate((source, picture), 1):
-            command += ["-add-fd", f"fd={file.fileno()},set={number}"]
-        descriptors = source.fileno(), picture.fileno()
-        # Python ignores SIGXFSZ, by which the kernel would otherwise end qemu at its limit; so qemu is to inherit that.
+            command = [*command, "-add-fd", f"fd={file.fileno()},set={number}"]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env={**os.environ, "TMPDIR": _temporary()},
-            pass_fds=descriptors,
+            env={**os.environ, "TMPDIR": changes},
+            pass_fds=(source.fileno(), picture.fileno()),
+            # Python ignores SIGXFSZ, by which the kernel would otherwise end qemu at its limit; qemu inherits that.
             restore_signals=False,
         )
     try:
-        with (
-            _connected(monitor, process, log, hardware.accelerated) as connection,
-            closing(Machine(process, connection, log, screen, hardware)) as running,
-        ):
-            yield running
+        yield process
     finally:
         process.terminate()
         try:
