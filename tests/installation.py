@@ -18,6 +18,7 @@ from typing import Any
 
 import need
 from lab import BASE, Scope
+from ledger import own_directory
 from onmount import ask
 from processes import Argument, wait_until
 
@@ -122,7 +123,7 @@ def installed(scope: Scope, image: Path, checkout: Path | None = None) -> Iterat
     if checkout:
         environment["PYTHONPATH"] = str(checkout)
     with _alone(), scope.scope("installation") as inner:
-        HOME.mkdir(exist_ok=True)
+        own_directory(HOME)
         try:
             yield Installation(inner, inner.loop(image), [sys.executable, "-m", "synthfs"], environment)
         finally:

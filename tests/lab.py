@@ -291,8 +291,7 @@ class Lab(Scope):
     """The scope of a whole run: cleans up after dead runs at its start, and fails when something is left at its end."""
 
     def __init__(self, base: Path = BASE) -> None:
-        base = base.resolve()
-        base.mkdir(mode=0o755, parents=True, exist_ok=True)
+        base = ledger.own_directory(base)
         self.resisted = ledger.sweep(base)
         me = Identity.of(os.getpid())
         assert me is not None

@@ -4,6 +4,9 @@ Not for: making things; `lab` does. A run owns one directory with a random name 
 make, so that a run that died by SIGKILL can be cleaned up by the next one. Loop devices and mounts are made only
 below that directory, which is their identity; processes are known by pid and start time, or by the directory's name
 in their environment. What belongs to a living run is never touched.
+
+A ledger says what to kill and unmount, so only one that nobody else could have written is believed: in a directory that belongs
+to this user and that others may not write to.
 Source: proc(5) for mountinfo, losetup(8); /sys/fs/fuse/connections/N/abort in the kernel's fuse documentation.
 """
 
@@ -13,11 +16,12 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from processes import CommandTimeoutError, Identity, marked, run, wait_until
+from processes import CommandTimeoutError, Identity, boot, marked, run, wait_until
 
 NAME = "ledger.jsonl"
 
@@ -47,6 +51,30 @@ class Loop:
         return f"loop device {self.device} ({self.backing})"
 
 
+class ForeignDirectoryError(AssertionError):
+    """Somebody else could have made what lies in a directory of the tests."""
+
+
+def own_directory(place: Path) -> Path:
+    """Makes `place` where it is not there, and returns it with its parents resolved.
+
+    Raises ForeignDirectoryError where it is a link or no directory, belongs to another user, or others may write to it: in
+    /var/tmp anybody may have made it before.
+    """
+    place = place.parent.resolve() / place.name
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # Others may enter: tests run commands as other users.
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o755)
+    if not _is_own(os.lstat(place), stat.S_IFDIR):
+        raise ForeignDirectoryError(f"{place} is not a directory that belongs to this user alone; look at it, and remove it")
+    return place
+
+
+def _is_own(found: os.stat_result, kind: int) -> bool:
+    return stat.S_IFMT(found.st_mode) == kind and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
 class Ledger:
     """The record of one run: JSON lines, written before a thing is made and after it is gone."""
 
@@ -58,7 +86,7 @@ class Ledger:
         self._file.flush()
 
     def process(self, kind: str, identity: Identity) -> None:
-        self.write("made", kind, pid=identity.pid, start=identity.start)
+        self.write("made", kind, pid=identity.pid, start=identity.start, boot=identity.boot)
 
     def close(self) -> None:
         self._file.close()
@@ -134,15 +162,20 @@ def remove(directory: Path) -> list[str]:
 
 
 def sweep(base: Path) -> list[str]:
-    """Remove what dead runs left below `base`; returns what resisted."""
+    """Remove what dead runs left below `base`, an `own_directory`; returns what resisted."""
     left = []
     for directory in sorted(base.glob("*-*")):
         # Two runs that start together must not both clean: the second finds the ledger locked and moves on.
-        with contextlib.suppress(OSError), (directory / NAME).open("rb") as file:
+        with contextlib.suppress(OSError), open(directory / NAME, "rb", opener=_without_links) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _owner_is_dead(directory):
+            owned = _is_own(os.lstat(directory), stat.S_IFDIR) and _is_own(os.fstat(file.fileno()), stat.S_IFREG)
+            if owned and _owner_is_dead(directory):
                 left += remove(directory)
     return left
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def _owner_is_dead(directory: Path) -> bool:
@@ -162,4 +195,5 @@ def _recorded(directory: Path) -> Iterator[tuple[str, Identity]]:
             with contextlib.suppress(json.JSONDecodeError):
                 entry = json.loads(line)
                 if entry["kind"] in ("run", "process"):
-                    yield entry["kind"], Identity(entry["pid"], entry["start"])
+                    # Ledgers did not always have the boot; it is never safe to take a living run for a dead one.
+                    yield entry["kind"], Identity(entry["pid"], entry["start"], entry.get("boot", boot()))

@@ -127,7 +127,8 @@ def linux() -> Path:
     Fetched once and never installed: that would put a kernel into this machine's boot menu.
     """
     tool("apt-get", "dpkg-deb")
-    place = Path(os.environ.get("SYNTHFS_LINUX", "/var/cache/synthfs/linux" if os.geteuid() == 0 else "/var/tmp/synthfs-linux"))
+    usual = Path("/var/cache/synthfs/linux") if os.geteuid() == 0 else Path.home() / ".cache/synthfs/linux"
+    place = Path(os.environ.get("SYNTHFS_LINUX", usual))
     if not (place / "complete").exists():
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)

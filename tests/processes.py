@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 MARK = "SYNTHFS_LAB"
@@ -30,12 +31,19 @@ class CommandTimeoutError(CommandFailedError):
     """A command did not end within its limit and was killed."""
 
 
+@cache
+def boot() -> str:
+    """What tells this run of the kernel from any other."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A process that cannot be confused with a later one of the same pid."""
+    """A process that cannot be confused with a later one of the same pid, in this run of the kernel or another."""
 
     pid: int
     start: int
+    boot: str = field(default_factory=boot)
 
     @classmethod
     def of(cls, pid: int) -> "Identity | None":

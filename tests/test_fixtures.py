@@ -6,12 +6,14 @@ Not for: synthfs, which nothing here imports.
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ import need
 import sampledisks
 from genuine import GenuineStore
 from lab import Lab, LeftoverError, Scope
-from ledger import loops_below, mounts_below
+from ledger import NAME, ForeignDirectoryError, loops_below, mounts_below
 from makedatabase import Database
 from makedisk import OriginalDisk, rewrite_volume
 from makestore import Image, Store, escaped
@@ -332,9 +334,62 @@ class TestLab:
             assert wait_until(lambda: Identity.of(int(pid)) is None, 2.0)
             assert not Path(directory).exists()
 
+    @pytest.mark.parametrize("how", ["others may write", "of another user", "a link", "a file"])
+    def test_ledger_that_others_could_have_written(self, scope: Scope, tmp_path: Path, how: str) -> None:
+        """In a directory that somebody else may have made no ledger is believed: what it names lives, and the run fails."""
+        need.root()
+        victim = scope.start(["sleep", "1000"])
+        who = Identity.of(victim.pid)
+        assert who is not None
+        base = tmp_path / "base"
+        planted = base / "1-x"
+        planted.mkdir(parents=True)
+        (planted / NAME).write_text(_of_a_dead_run(who))
+        if how == "others may write":
+            base.chmod(0o1777)
+        elif how == "of another user":
+            shutil.chown(base, "nobody")
+        else:
+            base.rename(tmp_path / "elsewhere")
+            base.symlink_to("elsewhere") if how == "a link" else base.touch()
+        with pytest.raises(ForeignDirectoryError, match="base"):
+            Lab(base)
+        assert who.alive
+
+    @pytest.mark.parametrize("what", ["directory", "ledger", "link"])
+    def test_foreign_ledger_in_an_own_directory(self, scope: Scope, tmp_path: Path, what: str) -> None:
+        """Nor is one believed that belongs to somebody else, or is a link; it stays where it is."""
+        need.root()
+        victim = scope.start(["sleep", "1000"])
+        who = Identity.of(victim.pid)
+        assert who is not None
+        planted = tmp_path / "1-x"
+        planted.mkdir()
+        (planted / NAME).write_text(_of_a_dead_run(who))
+        if what == "link":
+            (planted / NAME).rename(tmp_path / "target")
+            (planted / NAME).symlink_to(tmp_path / "target")
+        else:
+            shutil.chown(planted if what == "directory" else planted / NAME, "nobody")
+        with Lab(tmp_path):
+            assert who.alive
+            assert planted.exists()
+
+    def test_process_of_another_boot(self, scope: Scope) -> None:
+        """A pid and a start time that come again after a reboot are another process."""
+        found = Identity.of(scope.start(["sleep", "1000"]).pid)
+        assert found is not None
+        assert not replace(found, boot="another").alive
+
     def test_nothing_outside_is_mounted(self, scope: Scope, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is not below"):
             scope.mount("tmpfs", tmp_path, fstype="tmpfs")
+
+
+def _of_a_dead_run(victim: Identity) -> str:
+    """The ledger of a run that is dead and has started `victim`."""
+    dead = {"event": "made", "kind": "run", "pid": victim.pid, "start": victim.start + 1}
+    return "".join(json.dumps(line) + "\n" for line in (dead, {**dead, "kind": "process", "start": victim.start}))
 
 
 def _table_is_as_specified(disk: OriginalDisk, scope: Scope) -> None:
