@@ -151,7 +151,7 @@ class StoreFacts:
     """Everything found in one store. `owner` and `group` are those of its root directory.
 
     `identity` tells the store from an empty directory in its place, and outlives a reboot (`host/handle`). `known` is for
-    the next scan, by the names of images.
+    the next scan, by the names of images. `clients` are the names of all folders, also of those without an image.
     """
 
     root: str
@@ -161,6 +161,7 @@ class StoreFacts:
     skipped: tuple[Skipped, ...]
     identity: str = ""
     known: Mapping[str, Known] = field(default_factory=dict, repr=False, compare=False)
+    clients: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +178,10 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """What UrBackup's database says of all images of its server, RAW or not."""
+    """What UrBackup's database says of all images of its server, RAW or not; `clients` by name, with their `clients.id`."""
 
     path: str
-    clients: frozenset[str]
+    clients: Mapping[str, int]
     rows: Mapping[str, ImageRow]
 
 

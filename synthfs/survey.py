@@ -35,7 +35,7 @@ def survey(
                 raise
             notes.append(Note(str(error), warning=True))
             continue
-        if not found.clients.isdisjoint(storage.OWN_DIRECTORIES):
+        if not found.clients.keys().isdisjoint(storage.OWN_DIRECTORIES):
             store = storage.scan(root, found.clients, store.known)
         if not store.images or storage.holds_any(store.root, found.rows):
             facts = found

@@ -6,7 +6,7 @@ Units: bytes, LBAs in logical sectors. Source: UEFI 2.10 section 5; Microsoft's 
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from uuid import UUID
@@ -166,5 +166,7 @@ def row(
     return ImageRow(of.name, time, complete, pending, tuple(other.name for other in with_))
 
 
-def database(*rows: ImageRow) -> DatabaseFacts:
-    return DatabaseFacts("/var/urbackup/backup_server.db", frozenset(), {one.name: one for one in rows})
+def database(*rows: ImageRow, clients: Iterable[str] = ()) -> DatabaseFacts:
+    """UrBackup's database; `clients` have the numbers 1, 2, …"""
+    numbers = {client: number for number, client in enumerate(clients, 1)}
+    return DatabaseFacts("/var/urbackup/backup_server.db", numbers, {one.name: one for one in rows})

@@ -201,7 +201,7 @@ class TestValues:
         one = found.rows["pc/260305-0201_Image_C/Image_C_260305-0201.raw"]
         assert one.backuptime == 1772326860  # date -u -d '2026-03-01 01:01:00' +%s
         assert one.associated == ("pc/260305-0201_Image_ESP/Image_ESP_260305-0201.raw",)
-        assert found.clients == {"pc"}
+        assert found.clients == {"pc": 1}
 
     def test_one_strange_row_does_not_cost_the_others(self, live: Database, tmp_path: Path) -> None:
         """Names come from the machines: bytes that are no UTF-8, NULLs and odd times leave all other rows readable."""

@@ -32,11 +32,12 @@ SAME = f"office-pc/{PLAIN}"
 SMALL = [name for name, fact in OLD["frozen"].items() if fact["length"] < 64 << 20]
 """The frozen disks that are read; the others are generated ones of 256 MiB."""
 
-BESIDE = """
+GLOB = """
 import glob
-answer(glob.glob(arguments[0].removesuffix('.vhd') + '~*.vhd'))
+answer(glob.glob(arguments[0]))
 """
-"""The disks that are shown under a fixed VHD's name with a tag."""
+
+TAG = "[0-9a-f]" * 32
 
 PREFIX = """
 found = {}
@@ -87,11 +88,24 @@ class TestSessions:
         assert [text for _, text in place.scope.logs() if "warning" in text.lower() or "not understood" in text] == []
 
     def test_new_disk_beside_it(self, place: Installation) -> None:
-        """A disk that is laid out otherwise now is shown beside its session, under a name with a tag: the original disk."""
+        """A disk that is laid out otherwise now is shown beside its session, under a name with a tag: the original disk. Where
+        the client's folder has a longer tag by now, it is in that one, and `show` says of each what it is.
+        """
         with place.mounted() as disks:
             for name, client in LONGER.items():
-                (other,) = ask(place.scope, BESIDE, disks / name)
-                assert is_original(place, DISKS, str(Path(other).relative_to(disks)), client)
+                other = self.today(place, disks, name) if LAB in name else f"{name.removesuffix('.vhd')}~{TAG}.vhd"
+                (found,) = ask(place.scope, GLOB, disks / other)
+                assert is_original(place, DISKS, str(Path(found).relative_to(disks)), client)
+            told = place.synthfs("show", DISKS / self.today(place, disks, f"{LAB}/{PLAIN}"), "--json")
+            assert json.loads(told.stdout)["image"].startswith("lab:3/")
+            changed = place.synthfs("show", DISKS / LAB / PLAIN, "--json", check=False)
+        assert (changed.returncode, "makes another disk now" in changed.stderr) == (3, True)
+        assert str(image("lab:3")) in changed.stderr
+
+    def today(self, place: Installation, disks: Path, name: str) -> str:
+        """Where a disk is shown that 0.1.0 showed as `name`: the tag of the client's folder was of 8 digits then."""
+        (folder,) = ask(place.scope, GLOB, disks / f"lab_3~{TAG}")
+        return name.replace(LAB, Path(folder).name)
 
     def test_kept(self, place: Installation) -> None:
         """What is kept of each has the session's bytes, and a differencing disk would know it for its parent."""
@@ -109,11 +123,13 @@ class TestSessions:
     def test_discarded(self, place: Installation) -> None:
         """Afterwards the disk is that of the backup as it is laid out now, under an inode that no client has cached."""
         renewed = f"till/new-identity/{PLAIN}"
-        with place.mounted():
+        with place.mounted() as disks:
             for name in (SAME, *LONGER, renewed):
                 place.synthfs("discard", DISKS / name)
-            shown = place.what(DISKS, SAME, *LONGER, renewed)
-            assert [name for name, client in LONGER.items() if not is_original(place, DISKS, name, client)] == []
+            now = {self.today(place, disks, name): name for name in (SAME, *LONGER, renewed)}
+            shown = {now[name]: fact for name, fact in place.what(DISKS, *now).items()}
+            originals = {name: client for name, old in now.items() if (client := LONGER.get(old))}
+            assert [name for name, client in originals.items() if not is_original(place, DISKS, name, client)] == []
         old = {name: (OLD["disks"][name], OLD["sessions"][name]) for name in shown}
         assert [name for name, fact in shown.items() if fact["inode"] in [before["inode"] for before in old[name]]] == []
         # To a differencing disk it is another parent, but where the bytes are the same.

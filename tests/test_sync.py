@@ -4,6 +4,7 @@ Not for: what could do harm (test_sync_pruning), the rules themselves (test_sync
 Expected values: the original disk, the files that are there. Units: bytes.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -161,6 +162,36 @@ class TestContainers:
         compare: list[Argument] = ["qemu-img", "compare", "-f", driver, "-F", "raw", freezer.frozen / place, freezer.disk.path]
         assert "Images are identical" in freezer.scope.run(compare).stdout
         assert freezer.counts("--format", form) == (0, 0, 1, 0)
+
+    def test_names(self, freezer: Freezer) -> None:
+        """Clients that differ in case have a folder each, for good. What 0.1.0 made under shorter tags is not made again, and
+        what is new is put beside it, also when nothing of it is left.
+        """
+        for client in ("pc", "PC", "lab:3"):
+            freezer.backup(client, 1)
+        assert freezer.counts() == (3, 0, 0, 0)
+        folders = {place.rpartition("~")[0]: place.partition("/")[0] for place in freezer.files()}
+        assert folders.keys() == {"pc", "PC", "lab_3"}
+        old, before = f"lab_3~9623417a/{named(1)}".replace(".vhd", "~01234567.vhd"), f"{folders['lab_3']}/{named(1)}"
+        (freezer.frozen / old).parent.mkdir()
+        (freezer.frozen / before).rename(freezer.frozen / old)
+        (freezer.frozen / before).parent.rmdir()
+        record = json.loads(freezer.record.read_text())
+        assert record.pop("folders").keys() == {"pc", "PC", "lab:3"}
+        for one in record["files"]:
+            one.pop("rules")
+            one["place"] = old if one["client"] == "lab:3" else one["place"]
+        freezer.record.write_text(json.dumps(record))
+        there = freezer.snapshot()
+        assert freezer.counts() == (0, 0, 3, 0)
+        assert freezer.snapshot() == there
+        # Nothing but the record of the folder is left of it.
+        (freezer.frozen / old).unlink()
+        for image in (image for image in freezer.images if image.client == "lab:3"):
+            freezer.delete(image)
+        freezer.sync()
+        freezer.backup("lab:3", 2)
+        assert freezer.summary()["files"]["made"] == [f"lab_3~9623417a/{named(2)}"]
 
     def test_change_of_format(self, freezer: Freezer) -> None:
         """Another --format than before: the disks are made in it, and then those in the old one are removed."""

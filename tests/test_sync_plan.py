@@ -11,6 +11,7 @@ import pytest
 import handmade
 from handmade import DISK_B, MIB, Slot, database, gpt, image, protective, row, sidecar_bytes, store
 from makembr import GptCopy
+from synthfs import identity
 from synthfs.model import ImageFacts, Kind, Skipped
 from synthfs.plan.catalog import Catalog, plan
 from synthfs.plan.container import Format
@@ -233,3 +234,97 @@ class TestPruning:
         assert (made(found), removed(found), found.refused) == ([2], [], True)
         better = plan_sync(catalog(taken("ESP"), taken()), old, intact(*old), 1, Format.VHD, same_store=False)
         assert better.make == ()
+
+
+def under(old: Frozen, place: str) -> Frozen:
+    """The same record, of a file that has another name."""
+    return replace(old, place=place)
+
+
+class TestPlaces:
+    """Which folder a client has, and which file an image: what is on record, and otherwise what the mount shows."""
+
+    def test_old_tags(self) -> None:
+        """What 0.1.0 made stays where it is, and is not made again; later disks go there, in other containers too."""
+        image = taken(client="lab:3", day=1)
+        (new,) = frozen(1, client="lab:3")
+        old = under(new, "lab_3~9623417a/Image_C~01234567.vhd")
+        assert len(new.place.partition("/")[0]) == len("lab_3~") + 32
+        assert plan_sync(catalog(image), [old], intact(old), 1, Format.VHD) == SyncPlan((), (), (), (old,), (), False)
+        # Also where it is made anew, and where somebody has taken it away.
+        worse = replace(old, edition="other", rules=RULES - 1)
+        for records, there in ((worse, intact(worse)), (old, {})):
+            (made,) = plan_sync(catalog(image), [records], there, 1, Format.VHD).make
+            assert made.frozen.place == old.place
+        later = plan_sync(catalog(image, taken(client="lab:3", day=2)), [old], intact(old), 1, Format.VHD)
+        assert [each.frozen.place for each in later.make] == ["lab_3~9623417a/Image_C_260302-0201.vhd"]
+        other = plan_sync(catalog(image), [old], intact(old), 1, Format.RAW)
+        assert [each.frozen.place for each in other.make] == ["lab_3~9623417a/Image_C_260301-0201.img"]
+
+    @pytest.mark.parametrize("folder", ["lab_3~9623417a", "pc", "PC"])
+    def test_a_folder_on_record_is_its_clients(self, folder: str) -> None:
+        """No other client gets it, whatever it is called, in upper or lower case, and whatever the database says."""
+        (old,) = frozen(1, client="gone")
+        old = under(old, f"{folder}/Image_C_260301-0201.vhd")
+        clients = ("pc", "LAB_3~9623417A", "lab_3~9623417a", "Pc")
+        images = [taken(client=client) for client in clients]
+        both = plan(store(*images), database(*map(row, images), clients=clients))
+        for folders in ({}, {"gone": folder}):
+            found = plan_sync(both, [] if folders else [old], {}, 1, Format.VHD, folders=folders)
+            names = [new.frozen.place.partition("/")[0] for new in found.make]
+            assert len({name.casefold() for name in (*names, folder)}) == len(clients) + 1
+
+    def test_twins(self) -> None:
+        """Of names that differ in case, who is on record goes on; otherwise the lowest number decides, as in the mount."""
+        images = [taken(client=client) for client in ("PC", "pc")]
+        names = [new.frozen.place.partition("/")[0] for new in plan_sync(catalog(*images), [], {}, 1, Format.VHD).make]
+        assert [len(name) for name in names] == [35, 35]
+        facts = database(*map(row, images), clients=("pc", "PC"))
+        made = plan_sync(plan(store(*images), facts), [], {}, 1, Format.VHD).folders
+        assert (made["pc"], len(made["PC"])) == ("pc", 35)
+        (old,) = frozen(1, client="PC")
+        made = plan_sync(plan(store(*images), facts), [old], intact(old), 1, Format.VHD).folders
+        assert (made["PC"], len(made["pc"])) == ("PC", 35)
+
+    def test_twins_of_earlier_versions(self) -> None:
+        """0.1.0 gave both a folder. Nothing is made again; from then on one of them has another one, for good."""
+        images = [taken(client=client) for client in ("PC", "pc")]
+        both = [*frozen(1, client="PC"), *frozen(1, client="pc")]
+        assert [old.place.partition("/")[0] for old in both] == ["PC", "pc"]
+        found = plan_sync(catalog(*images), both, intact(*both), 1, Format.VHD)
+        assert (found.make, found.kept) == ((), tuple(both))
+        more = [taken(client=client, day=2) for client in ("pc", "PC")]
+        later = plan_sync(catalog(*images, *more), both, intact(*both), 1, Format.VHD)
+        assert sorted(len(new.frozen.place.partition("/")[0]) for new in later.make) == [2, 35]
+        facts = database(*map(row, images), clients=("pc", "PC"))
+        again = plan_sync(plan(store(*images), facts), both, intact(*both), 1, Format.VHD, folders=found.folders)
+        assert again.folders == found.folders
+
+    def test_files_that_differ_in_case(self) -> None:
+        """Two volumes of one client are two files everywhere; what is on record keeps its name."""
+        small, large = (image("pc", f"_dev_vg_{letter}", "260301-0201", length=60 * MIB) for letter in "aA")
+        (first,) = plan_sync(catalog(small), [], {}, 1, Format.VHD).make
+        assert first.frozen.place == "pc/Image__dev_vg_a_260301-0201.vhd"
+        old = replace(first.frozen, size=MADE.size, mtime_ns=MADE.mtime_ns)
+        (second,) = plan_sync(catalog(small, large), [old], intact(old), 1, Format.VHD).make
+        assert second.frozen.image == large.name
+        assert second.frozen.place.casefold() != old.place.casefold()
+        gone = plan_sync(catalog(large), [old], intact(old), 1, Format.VHD).make
+        assert [new.frozen.place.casefold() != old.place.casefold() for new in gone] == [True]
+        both = plan_sync(catalog(small, large), [], {}, 1, Format.VHD).make
+        assert len({new.frozen.place.casefold() for new in both}) == 2
+
+    @pytest.mark.parametrize("bits", [0, 1])
+    def test_whatever_the_hash(self, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No two clients have one folder, and no two images one file, where nearly all hashes are alike."""
+        real = identity.digest
+
+        def digest(purpose: str, *parts: bytes | str | int) -> bytes:
+            return bytes([real(purpose, *parts)[0] & bits] * 32) if purpose == "name" else real(purpose, *parts)
+
+        monkeypatch.setattr(identity, "digest", digest)
+        clients = ["pc", "PC", "pc:", "pc|", "pc. ", f"pc_~{'0' * 32}", f"PC_~{'0' * 31}1", "pc_"]
+        images = [image(client, letter, length=60 * MIB) for client in clients for letter in ("x:", "x|", "X|")]
+        found = plan_sync(catalog(*images), [], {}, 1, Format.VHD)
+        assert len({new.frozen.place.casefold() for new in found.make}) == len(images)
+        assert len({new.frozen.place.casefold().partition("/")[0] for new in found.make}) == len(clients)

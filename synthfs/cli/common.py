@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -22,14 +22,15 @@ from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format, suffixes
 from synthfs.plan.disk import Disk, volume_only
 from synthfs.plan.garden import Gardener
+from synthfs.plan.names import fold, owner
 from synthfs.plan.renew import new_identity
-from synthfs.plan.tree import NEW_IDENTITY, File, find
+from synthfs.plan.tree import NEW_IDENTITY, File, Tree, find
 from synthfs.survey import survey
 from synthfs.units import SECTOR, GiB
 from synthfs.urbackup import remembered
 from synthfs.urbackup.storage import is_client, split_path
 
-_TAG = re.compile(r"~[0-9a-f]{8}(?=\.[^./]*$)")
+_TAG = re.compile(r"~(?:[0-9a-f]{32}|[0-9a-f]{8})(?=\.[^./]*$)")
 """What a disk has behind its name while a session has that name (`plan/written`)."""
 
 
@@ -187,21 +188,44 @@ def _why_not(catalog: Catalog, name: str) -> str:
 
 
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
+    sessions = {one["path"]: one for one in (mounts.status(mount) or {}).get("sessions", ())}
+    catalog = look_at(mount.store, database)
+    disk = _written(catalog, sessions[path]) if path in sessions else _shown(catalog, path, mount, sessions)
+    return new_identity(disk) if path.split("/")[1] == NEW_IDENTITY else disk
+
+
+def _shown(catalog: Catalog, path: str, mount: mounts.Mount, sessions: Container[str]) -> Disk:
     # As raw images all disks are there, whatever holes they have; a name differs only by what the container adds to it.
-    tree = Gardener([Format.RAW]).grow(look_at(mount.store, database))
-    node = find(tree, _stem(path) + Format.RAW.suffix)
-    if isinstance(node, File) and node.disk:
-        session = next((one for one in (mounts.status(mount) or {}).get("sessions", ()) if one["path"] == path), None)
-        if session and not session["backup"]:
-            remedy = f"name the image that is there now, {node.disk.image.raw.path}, or use `synthfs keep`"
-            raise NotFoundError(f"{path} was written to, and its backup is gone or makes another disk now; {remedy}")
-        if session:
-            say(f"note: {path} was written to, and this is about its backup; `synthfs keep` keeps what was written")
-        return new_identity(node.disk) if path.split("/")[1] == NEW_IDENTITY else node.disk
-    if isinstance(other := find(tree, _stem(_TAG.sub("", path)) + Format.RAW.suffix), File) and other.disk:
+    tree = Gardener([Format.RAW]).grow(catalog)
+    if disk := _disk_at(tree, path):
+        return disk
+    if (without := _TAG.sub("", path)) in sessions and (other := _disk_at(tree, without)):
         why = "is shown beside a disk that was written to and has its name"
-        raise NotFoundError(f"{mount.mountpoint}/{path} {why}; name its image instead, {other.disk.image.raw.path}")
+        raise NotFoundError(f"{mount.mountpoint}/{path} {why}; name its image instead, {other.image.raw.path}")
     raise NotFoundError(f"{mount.mountpoint}/{path} is no disk, or its backup is gone from {mount.store}, or not for this user")
+
+
+def _written(catalog: Catalog, session: Mapping[str, Any]) -> Disk:
+    """The disk that a session began with. It is looked up by its image: where it is shown, others may be by now."""
+    path, disk = session["path"], _named(catalog, session["image"], alone=False)
+    if disk is None or not session["backup"]:
+        remedy = f"name the image that is there now, {disk.image.raw.path}, or " if disk else ""
+        raise NotFoundError(
+            f"{path} was written to, and its backup is gone or makes another disk now; {remedy}use `synthfs keep`"
+        )
+    say(f"note: {path} was written to, and this is about its backup; `synthfs keep` keeps what was written")
+    return disk
+
+
+def _disk_at(tree: Tree, path: str) -> Disk | None:
+    """The disk at `path` of a mount whose names may have been decided with another database, or with none."""
+    client = owner(path.partition("/")[0], tree.owners.values())
+    names = (node.name for node in tree.root.entries if client and tree.owners.get(fold(node.name)) == client)
+    for folder in (path.partition("/")[0], *names):
+        node = find(tree, f"{folder}/{_stem(path.partition('/')[2])}{Format.RAW.suffix}")
+        if isinstance(node, File) and node.disk:
+            return node.disk
+    return None
 
 
 def _stem(path: str) -> str:

@@ -17,7 +17,7 @@ from synthfs.plan import container, lengths
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
 from synthfs.plan.disk import Content, Disk
-from synthfs.plan.names import windows_name
+from synthfs.plan.names import stems
 
 Facts = dict[str, Any]
 
@@ -64,9 +64,10 @@ def disk_facts(disk: Disk, formats: Iterable[Format] = (Format.VHD,), ask: Ask =
 
 def _containers(disk: Disk, formats: Iterable[Format], ask: Ask) -> Iterator[Facts]:
     """The files that hold the disk in each of `formats` that can; None for a length that is not known yet."""
+    stem = stems([disk.image])[disk.image.name]
     for form in dict.fromkeys(container.fitting(disk, form) for form in formats):
         outline = container.outline(disk, form, ask)
-        yield {"format": form, "file": windows_name(disk.image.stem) + form.suffix, "length": outline and outline.length}
+        yield {"format": form, "file": stem + form.suffix, "length": outline and outline.length}
 
 
 def _partition_facts(content: Content) -> Facts:

@@ -30,7 +30,7 @@ from synthfs.errors import TargetError
 from synthfs.plan import container
 from synthfs.plan.align import aligned
 from synthfs.plan.container import ContainerFile, Format
-from synthfs.plan.names import windows_name
+from synthfs.plan.names import stems
 from synthfs.plan.recipe import Clone, Copy, Hole, Repeat, Step, Write
 from synthfs.plan.renew import new_identity as renewed_disk
 from synthfs.units import SECTOR, human
@@ -77,7 +77,7 @@ def materialize(
     given, disk = disk, aligned(disk, align or SECTOR)
     form = form or container.fitting(disk, Format.VHD)
     container.check(disk, form)
-    directory, name = target(output, windows_name(disk.image.stem) + suffix + form.suffix)
+    directory, name = target(output, stems([disk.image])[disk.image.name] + suffix + form.suffix)
     store = disk.image.raw.path.removesuffix(disk.image.name).rstrip("/")
     check_place(directory, store)
     first, *beside = container.of_disk(disk, form, name.removesuffix(form.suffix), hole_maps(disk, form))

@@ -23,7 +23,6 @@ from synthfs.host import background, files, mounts, probe
 from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
-from synthfs.plan.tree import README
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ def _newest(catalog: Catalog) -> Source | None:
 
 def _answers(place: str, root: str) -> bool:
     found = mounts.at(place)
-    return found is not None and found.store == root and probe.answers(f"{place}/{README}")
+    return found is not None and found.store == root and probe.answers(f"{place}/{STATUS_DIRECTORY}")
 
 
 def _reported(serve: Callable[[], int]) -> int:

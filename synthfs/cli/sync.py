@@ -116,6 +116,7 @@ class _Run:
         self._dry_run = dry_run
         self._loaded = state.load(record)
         self._store: Any = self._loaded.get("store")
+        self._folders: Mapping[str, str] = {}
         self._found: dict[str, Found] = {}
         self._frozen: dict[str, Frozen] = {}
         self._made: list[str] = []
@@ -137,6 +138,7 @@ class _Run:
         root = self._catalog.store.root
         self._found = dict(_found(self._directory))
         self._frozen = _recorded(self._loaded, self._found)
+        self._folders = self._recorded_folders()
         if prune_anyway or self._store is None:
             self._store = self._identity()
         return plan_sync(
@@ -149,9 +151,22 @@ class _Run:
             same_store=self._is_the_same(),
             prune_anyway=prune_anyway,
             is_there=lambda name: os.path.lexists(os.path.dirname(f"{root}/{name}")),
+            folders=self._folders,
         )
 
+    def _recorded_folders(self) -> dict[str, str]:
+        """The clients' folders of earlier runs, but those of clients of which nothing is left."""
+        folders = self._loaded.get("folders")
+        return {
+            client: folder
+            for client, folder in (folders.items() if isinstance(folders, dict) else ())
+            if isinstance(folder, str) and "/" not in folder and folder not in ("", ".", "..")
+            if client in self._catalog.clients or os.path.isdir(f"{self._directory}/{folder}")
+        }
+
     def carry_out(self, plan: SyncPlan) -> None:
+        names = self._folders.keys() | {each.client for each in (*self._frozen.values(), *(new.frozen for new in plan.make))}
+        self._folders = {client: plan.folders[client] for client in sorted(names) if client in plan.folders}
         self._frozen |= {each.place: each for each in plan.kept}
         for each in plan.gone:
             self._remove(each)
@@ -276,7 +291,7 @@ class _Run:
         """`pending` is the file that is published next: whether it was, the next run will see."""
         files = [_fields(each) for each in self._frozen.values()]
         extra = {"pending": _fields(pending)} if pending else {}
-        state.save(self._record, {"store": self._store, "files": files, **extra})
+        state.save(self._record, {"store": self._store, "files": files, "folders": self._folders, **extra})
 
 
 def _found(directory: str) -> Iterator[tuple[str, Found]]:

@@ -139,16 +139,17 @@ class _Trees:
         self._last: tuple[Catalog, Tree] | None = None
         self._tried = Event()
         self._until = time.monotonic() + _AT_FIRST
+        self._left_out: tuple[str, ...] = ()
 
     def first(self, catalog: Catalog) -> Tree:
         """What is shown while the mount begins to stand: a sketch."""
         # A session may be of any disk: where there can be one, all disks are planned first.
-        return self.grow(catalog) if self._scratch else self._gardener.sketch(catalog, self._counted)
+        return self.grow(catalog) if self._scratch else self._told(self._gardener.sketch(catalog, self._counted))
 
     def grow(self, catalog: Catalog) -> Tree:
         """All that there is to show."""
         try:
-            if not self._last or self._last[1].pending or self._last[0].machines != catalog.machines:
+            if not self._last or self._last[1].pending or _shown_of(self._last[0]) != _shown_of(catalog):
                 self._last = catalog, self._gardener.grow(catalog)
             tree = self._last[1]
             self._metrics.disks = len(catalog.disks)
@@ -156,7 +157,15 @@ class _Trees:
             self._metrics.skipped = dict(Counter(skipped.kind for skipped in catalog.skipped))
         finally:
             self._tried.set()
-        return with_sessions(tree, self._scratch.facts(), catalog.disks) if self._scratch else tree
+        return self._told(with_sessions(tree, self._scratch.facts(), catalog.disks) if self._scratch else tree)
+
+    def _told(self, tree: Tree) -> Tree:
+        """The same tree, once the log has what is missing in it."""
+        if tree.left_out != self._left_out:
+            self._left_out = tree.left_out
+            for name in tree.left_out:
+                log.warning("%s of synthfs is left out of the mount: a client has that name", name)
+        return tree
 
     def _counted(self) -> Sequence[Live]:
         """The files of `.synthfs`, once they can tell how many disks there are, or that nobody could find out."""
@@ -166,6 +175,11 @@ class _Trees:
 
     def _ask(self, source: Source) -> Allocation | None:
         return holes.known(source) if self._last or time.monotonic() < self._until else None
+
+
+def _shown_of(catalog: Catalog) -> tuple[object, ...]:
+    """What a tree is made of."""
+    return catalog.machines, catalog.clients
 
 
 def _options(store: str, settings: Settings) -> set[str]:

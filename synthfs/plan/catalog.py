@@ -24,7 +24,8 @@ class Catalog:
     """What a store has to offer, by client and time; `skipped` is everything else, with reasons.
 
     `database` is the path of the one that had its say, None where none had, and `rows` are the images that it knows.
-    `machines` are the clients. What is gathered from all of them is worked out at the first look, and kept.
+    `machines` are the clients that have images. `clients` are all that are known, each with its number in the database, None
+    where it has none. What is gathered from all machines is worked out at the first look, and kept.
     """
 
     store: StoreFacts
@@ -32,6 +33,7 @@ class Catalog:
     notes: tuple[Note, ...]
     rows: frozenset[str]
     machines: Mapping[str, Machine] = field(repr=False)
+    clients: Mapping[str, int | None] = field(repr=False)
 
     @cached_property
     def disks(self) -> tuple[Disk, ...]:
@@ -79,7 +81,9 @@ def plan(
         known = before.machines.get(client) if before else None
         machines[client] = known if known == new else new
     rows = frozenset(database.rows) if database else frozenset[str]()
-    return Catalog(store, database.path if database else None, notes, rows, machines)
+    numbers = database.clients if database else {}
+    clients = {client: numbers.get(client) for client in sorted({*judged, *store.clients, *numbers})}
+    return Catalog(store, database.path if database else None, notes, rows, machines, clients)
 
 
 def _unfinished(database: DatabaseFacts | None) -> Mapping[str, list[int]]:

@@ -4,7 +4,7 @@ What was worked out for one client, a bed, serves the next tree as well, while n
 what a tree is (`plan/tree`), sessions (`plan/written`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,12 +14,13 @@ from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format, Outline
 from synthfs.plan.disk import Disk
 from synthfs.plan.machine import Machine
-from synthfs.plan.names import windows_names
+from synthfs.plan.names import fold, stems, windows_names
 from synthfs.plan.readme import readme
 from synthfs.plan.tree import (
     LOWER_HALF,
     NEW_IDENTITY,
     README,
+    ROOT_FILES,
     ROOT_INODE,
     Directory,
     File,
@@ -66,8 +67,8 @@ class Gardener:
 
     def grow(self, catalog: Catalog) -> Tree:
         """The tree of all disks of `catalog`."""
-        machines = _complete(catalog)
-        names = _names(machines)
+        machines, names = _complete(catalog), _names(catalog)
+        owners = {fold(name): client for client, name in names.items()}
         beds = {client: self._bed(names[client], client, one) for client, one in machines.items() if one.offer().disks}
         folders = [bed.folder for bed in beds.values()]
         waiting = [disk for bed in beds.values() for disk in bed.waiting]
@@ -78,15 +79,15 @@ class Gardener:
         example = max(folders, key=lambda folder: folder.mtime_ns, default=None)
         # Last: from here on, who unfolds a bud writes into it.
         self._beds = beds
-        return Tree(_root((*folders, status), example, newest), tuple(wanting), len(waiting))
+        return Tree(_root((*folders, status), owners, example, newest), tuple(wanting), len(waiting), owners)
 
     def sketch(self, catalog: Catalog, live: Callable[[], Iterable[Live]]) -> Tree:
         """The same tree as far as it takes no planning. `live` is called when somebody looks into `.synthfs`.
 
         The folder of a client none of whose complete images is of use is in it as well, empty.
         """
-        machines = _complete(catalog)
-        names = _names(machines)
+        machines, names = _complete(catalog), _names(catalog)
+        owners = {fold(name): client for client, name in names.items()}
         taken = {ROOT_INODE}
         unfolded: dict[str, tuple[Directory, set[int]]] = {}
 
@@ -102,9 +103,9 @@ class Gardener:
         buds = [bud(names[client], _newest(machine), partial(entries, client)) for client, machine in machines.items()]
         by_age = sorted(machines.items(), key=lambda each: _newest(each[1]), reverse=True)
         examples = (self._bed(names[client], client, machine).folder for client, machine in by_age if machine.offer().disks)
-        root = _root((*buds, bud(STATUS_DIRECTORY, newest, live)), next(examples, None), newest)
+        root = _root((*buds, bud(STATUS_DIRECTORY, newest, live)), owners, next(examples, None), newest)
         taken |= {node.inode & LOWER_HALF for node in root.entries if not isinstance(node, Live)}
-        return Tree(root)
+        return Tree(root, owners=owners)
 
     def _bed(self, name: str, client: str, machine: Machine) -> Bed:
         known = self._beds.get(client)
@@ -112,7 +113,7 @@ class Gardener:
             return known
         shown, waiting = _shown(machine, self._formats, self._ask, known.outlines if known else {})
         outlines = {(each.disk.edition, outline.form): outline for each in shown for outline in each.outlines}
-        bed = self._beds[client] = Bed(machine, outlines, _client(name, _newest(machine), shown, self._at_open), waiting)
+        bed = self._beds[client] = Bed(machine, outlines, _client(name, machine, shown, self._at_open), waiting)
         return bed
 
 
@@ -121,20 +122,26 @@ def _complete(catalog: Catalog) -> dict[str, Machine]:
     return {client: machine for client, machine in catalog.machines.items() if machine.newest_ns is not None}
 
 
-def _names(clients: Iterable[str]) -> dict[str, str]:
-    return windows_names({client: client for client in clients}, taken=(STATUS_DIRECTORY, README))
+def _names(catalog: Catalog) -> dict[str, str]:
+    """The folder of each client that is known, whether it has an image or not: a name must not change hands when one comes."""
+    numbers = {client: number for client, number in catalog.clients.items() if number is not None}
+    return windows_names({client: client for client in catalog.clients}, (STATUS_DIRECTORY,), numbers)
 
 
 def _newest(machine: Machine) -> int:
     return machine.newest_ns or 0
 
 
-def _root(folders: Iterable[Node], example: Directory | None, mtime_ns: int) -> Directory:
-    """The root, with a README whose example is the newest disk of the folder `example`."""
+_TEXTS = {README: readme}
+"""What is in our files, given the path of a disk."""
+
+
+def _root(folders: Iterable[Node], owners: Container[str], example: Directory | None, mtime_ns: int) -> Directory:
+    """The root, with those of our files whose names are no client's; their example is the newest disk in `example`."""
     files = [node for node in example.entries if isinstance(node, File)] if example else []
     path = f"{example.name}/{max(files, key=lambda file: file.mtime_ns).name}" if example and files else None
-    text = text_file(README, readme(path), mtime_ns)
-    return apart(Directory("", ROOT_INODE, mtime_ns, (*folders, text)), {ROOT_INODE})
+    texts = (text_file(name, _TEXTS[name](path), mtime_ns) for name in ROOT_FILES if fold(name) not in owners)
+    return apart(Directory("", ROOT_INODE, mtime_ns, (*folders, *texts)), {ROOT_INODE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +167,10 @@ def _shown(
     return shown, waiting
 
 
-def _client(name: str, newest: int, shown: list[_Shown], ask: Ask) -> Directory:
-    stems = windows_names({each.disk.image.name: each.disk.image.stem for each in shown}, taken=(NEW_IDENTITY,))
-    named = [(stems[each.disk.image.name], each) for each in shown]
+def _client(name: str, machine: Machine, shown: list[_Shown], ask: Ask) -> Directory:
+    newest = _newest(machine)
+    names = stems(image for image, _, _ in machine.judged)
+    named = [(names[each.disk.image.name], each) for each in shown]
     plain = [file for stem, each in named for file in _plain(stem, each, ask)]
     renewed = (file for stem, each in named if renew.can_renew(each.disk) for file in _renewed(stem, each, ask))
     return directory(name, [*plain, directory(NEW_IDENTITY, renewed, newest, f"{name}/{NEW_IDENTITY}")], newest, name)

@@ -9,6 +9,8 @@ newest few are kept. Files are removed under rules that err on the side of keepi
        another container;
     4. never more than half of a client's files at once, those just made included: then something else is wrong.
 
+What is on record keeps its name: a folder belongs to its client, and a file to its image, whatever the names would be today.
+
 A file is made anew where its disk has gained a partition, or where an earlier version of synthfs planned it by other rules
 (`RULES`), and never where it would lose a partition.
 
@@ -17,14 +19,15 @@ Pure: facts in, a plan out. Not for: making or removing files (`cli/sync`). Time
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
+from synthfs import identity
 from synthfs.model import Kind
 from synthfs.plan.catalog import Catalog
-from synthfs.plan.container import Format, fitting
+from synthfs.plan.container import Format, fitting, suffixes
 from synthfs.plan.disk import Disk
-from synthfs.plan.names import windows_name
+from synthfs.plan.names import fold, stems, windows_names, with_tag
 
 RULES = 1
 """The version of the rules by which disks are planned: to be raised with each change that gives a disk of the same images
@@ -84,7 +87,8 @@ class SyncPlan:
     """What to do, in this order: remove `gone`, make, remove those of `outdated` whose newer disks are there.
 
     `kept` is what stays, as it is to be recorded from now on. `remarks` are lines for the user. `refused` says that
-    something was not removed because of the rules 2 and 4: the run is to end with an error.
+    something was not removed because of the rules 2 and 4: the run is to end with an error. `folders` are the clients' folders
+    by their names, also of those that have no file yet.
     """
 
     gone: tuple[Frozen, ...]
@@ -93,6 +97,7 @@ class SyncPlan:
     kept: tuple[Frozen, ...]
     remarks: tuple[str, ...]
     refused: bool
+    folders: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 def plan_sync(
@@ -105,14 +110,17 @@ def plan_sync(
     same_store: bool = True,
     prune_anyway: bool = False,
     is_there: Callable[[str], bool] = lambda name: False,
+    folders: Mapping[str, str] | None = None,
 ) -> SyncPlan:
     """The plan for one run over the clients that match `client`.
 
     `found` are the files that are there, by place. `is_there` tells whether the directory of an image still exists.
-    `same_store` is whether store and database are those of the last run.
+    `same_store` is whether store and database are those of the last run. `folders` are those on record, by client.
     """
-    recorded = {each.place: each for each in frozen if fnmatchcase(each.client, client)}
-    wanted = _wanted(catalog, keep, form, client)
+    everything = list(frozen)
+    recorded = {each.place: each for each in everything if fnmatchcase(each.client, client)}
+    places = _Places(catalog, everything, found, folders or {})
+    wanted = _wanted(catalog, keep, form, client, places)
     editions = {new.frozen.place: new.frozen.edition for new in wanted}
     intact = {
         place: replace(each, rules=max(each.rules, RULES)) if editions.get(place) == each.edition else each
@@ -133,14 +141,14 @@ def plan_sync(
     remarks += [f"{new.frozen.place} is made anew: {new.reason}" for new in make if new.replace]
     if not catalog.store.images and not prune_anyway:
         remarks.append("the store has no images at all, as if it were not mounted: no file is removed (see --prune-anyway)")
-        return SyncPlan((), (), (), tuple(intact.values()), tuple(remarks), True)
+        return SyncPlan((), (), (), tuple(intact.values()), tuple(remarks), True, places.folders)
     if not same_store and not prune_anyway:
         remarks.append("store or database are not those of the last run: no file is removed (--prune-anyway accepts them)")
-        return SyncPlan((), tuple(make), (), tuple(intact.values()), tuple(remarks), True)
+        return SyncPlan((), tuple(make), (), tuple(intact.values()), tuple(remarks), True, places.folders)
     gone, outdated, refused = pruning.allowed(make, prune_anyway, remarks)
     removed = {each.place for each in gone} | {each.frozen.place for each in outdated}
     kept = tuple(each for place, each in intact.items() if place not in removed)
-    return SyncPlan(tuple(gone), tuple(make), tuple(outdated), kept, tuple(remarks), refused)
+    return SyncPlan(tuple(gone), tuple(make), tuple(outdated), kept, tuple(remarks), refused, places.folders)
 
 
 def _to_make(
@@ -166,7 +174,59 @@ def _reason(old: Frozen, new: Frozen) -> str:
     return ""
 
 
-def _wanted(catalog: Catalog, keep: int, form: Format, client: str) -> list[Make]:
+class _Places:
+    """Where frozen disks are, or are to be. `folders` are those of all clients.
+
+    No two clients have one folder, and no two images one file, also where upper and lower case are the same.
+    """
+
+    def __init__(
+        self, catalog: Catalog, frozen: Iterable[Frozen], found: Mapping[str, Found], folders: Mapping[str, str]
+    ) -> None:
+        frozen = sorted(frozen, key=lambda each: (each.stamp, each.place))
+        self._catalog = catalog
+        self._found = found
+        self._names: dict[str, dict[str, str]] = {}
+        self._files: dict[tuple[str, str, str], str] = {}
+        self._used: dict[str, tuple[str, str]] = {}
+        numbers = {client: number for client, number in catalog.clients.items() if number is not None}
+        on_record = {each.client: each.place.partition("/")[0] for each in frozen} | dict(folders)
+        owners: dict[str, str] = {}
+        # Of 0.1.0, which looked at each client alone, two clients may have one folder.
+        for client in sorted(on_record, key=lambda client: (numbers.get(client, float("inf")), client)):
+            owners.setdefault(fold(on_record[client]), client)
+        kept = {client: on_record[client] for client in owners.values()}
+        others = {client: client for client in catalog.clients if client not in kept}
+        self.folders: Mapping[str, str] = kept | windows_names(others, kept.values(), numbers)
+        for each in sorted(frozen, key=lambda each: (each.place in found, each.place)):
+            self._files[each.client, each.image, _suffix(each.place)] = each.place
+            self._used[fold(each.place)] = each.client, each.image
+
+    def of(self, disk: Disk, form: Format) -> str:
+        image, suffix = disk.image, fitting(disk, form).suffix
+        folder = self.folders[image.client]
+        place = self._files.get((image.client, image.name, suffix), "")
+        if place in self._found or place.startswith(f"{folder}/"):
+            return place
+        if image.client not in self._names:
+            self._names[image.client] = stems(image for image, _, _ in self._catalog.machines[image.client].judged)
+        mine = image.client, image.name
+
+        def is_free(stem: str) -> bool:
+            return self._used.get(fold(f"{folder}/{stem}{suffix}"), mine) == mine
+
+        stem = self._names[image.client][image.name]
+        stem = stem if is_free(stem) else with_tag(stem, identity.digest("name", image.name), is_free)
+        self._used[fold(f"{folder}/{stem}{suffix}")] = mine
+        return f"{folder}/{stem}{suffix}"
+
+
+def _suffix(place: str) -> str:
+    """What the container has added to a file's name."""
+    return next((suffix for suffix in suffixes() if place.endswith(suffix)), "")
+
+
+def _wanted(catalog: Catalog, keep: int, form: Format, client: str, places: _Places) -> list[Make]:
     """The newest `keep` disks of each disk of each client. Of images of the same disk, C: stands for it."""
     groups: defaultdict[tuple[str, str], list[Disk]] = defaultdict(list)
     for disk in catalog.disks:
@@ -177,7 +237,7 @@ def _wanted(catalog: Catalog, keep: int, form: Format, client: str) -> list[Make
         letters = {disk.image.letter for disk in disks}
         main = "C" if "C" in letters else min(letters)
         newest = sorted((disk for disk in disks if disk.image.letter == main), key=lambda disk: disk.image.stamp)[-keep:]
-        wanted += [Make(disk, _frozen(disk, form)) for disk in newest]
+        wanted += [Make(disk, _frozen(disk, places.of(disk, form))) for disk in newest]
     return wanted
 
 
@@ -188,10 +248,9 @@ def group_of(disk: Disk) -> str:
     return f"{disk.layout.disk_id} on {disk.device}" if disk.device else disk.layout.disk_id
 
 
-def _frozen(disk: Disk, form: Format) -> Frozen:
+def _frozen(disk: Disk, place: str) -> Frozen:
     """The record of `disk` once it is made; size and time are not known before."""
     images = sum(content.volume is not None for content in disk.contents)
-    place = f"{windows_name(disk.image.client)}/{windows_name(disk.image.stem)}{fitting(disk, form).suffix}"
     image = disk.image
     return Frozen(place, image.client, image.name, group_of(disk), image.stamp, disk.edition.hex(), images, 0, 0, RULES)
 

@@ -18,7 +18,7 @@ a node is constant: Samba's durable handles and Windows' caches rest on it.
 Not for: FUSE (`fuse/`). Units: bytes; times in nanoseconds since 1970 UTC.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from synthfs import identity
@@ -28,6 +28,8 @@ from synthfs.plan.disk import Disk
 ROOT_INODE = 1
 NEW_IDENTITY = "new-identity"
 README = "README.txt"
+ROOT_FILES = (README,)
+"""Our files in the root. Where a client is called like one of them, it keeps its name, and our file is not there."""
 METRICS = "metrics"
 
 LOWER_HALF = 0xFFFFFFFF
@@ -98,11 +100,19 @@ class Tree:
     """The root, and what is left out of it until the holes of the sources `wanting` are known.
 
     These are in the order in which they are missed most, the newest disk's first. `pending` counts the files that wait.
+    `owners` has the client that each folder's name belongs to, by the fold of that name (`plan/names`): of all clients that
+    are known, whether the folder is there or not.
     """
 
     root: Directory
     wanting: tuple[Source, ...] = ()
     pending: int = 0
+    owners: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Our files that are not in the root, since a client has their name."""
+        return tuple(name for name in ROOT_FILES if not isinstance(find(self, name), File))
 
     @property
     def is_sketch(self) -> bool:

@@ -38,7 +38,7 @@ _SHARED_BYTES = 0x40000002, 510
 
 _IMAGES = "SELECT id, backuptime, path, complete, delete_pending FROM backup_images"
 _ASSOCIATIONS = "SELECT img_id, assoc_id FROM assoc_images"
-_CLIENTS = "SELECT name FROM clients"
+_CLIENTS = "SELECT name, id FROM clients ORDER BY id DESC"
 
 
 def find(store: str, named: str | None) -> tuple[list[str], list[Note]]:
@@ -62,7 +62,8 @@ def read(path: str) -> DatabaseFacts:
     """All image rows of the database at `path`. Raises FormatError where it is no readable UrBackup database."""
     try:
         with _opened(path) as connection:
-            clients = frozenset(str(name) for (name,) in connection.execute(_CLIENTS))
+            # Of two rows of one name the older one comes last, and stays.
+            clients = {name: number for name, number in connection.execute(_CLIENTS) if isinstance(name, str) and name}
             associations = connection.execute(_ASSOCIATIONS).fetchall()
             images = connection.execute(_IMAGES).fetchall()
     except (sqlite3.Error, OSError) as error:

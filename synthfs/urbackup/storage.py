@@ -70,7 +70,7 @@ def scan(root: str, clients: Collection[str] = (), known: Mapping[str, Known] | 
         if (entry.name not in OWN_DIRECTORIES or entry.name in clients) and not _DIRECTORY.fullmatch(entry.name):
             finder.client(entry)
     images, skipped = tuple(finder.images), tuple(finder.skipped)
-    return StoreFacts(root, owner.st_uid, owner.st_gid, images, skipped, lasting(root), finder.known)
+    return StoreFacts(root, owner.st_uid, owner.st_gid, images, skipped, lasting(root), finder.known, tuple(finder.clients))
 
 
 def is_client(directory: str) -> bool:
@@ -106,6 +106,7 @@ class _Finder:
         self.known: dict[str, Known] = {}
         self.images: list[ImageFacts] = []
         self.skipped: list[Skipped] = []
+        self.clients: list[str] = []
 
     def client(self, found: os.DirEntry[str]) -> None:
         client = found.name
@@ -113,6 +114,7 @@ class _Finder:
             self._skip(client, client, "is a symbolic link; only those of image directories are followed")
         if not found.is_dir(follow_symlinks=False):
             return
+        self.clients.append(client)
         self._packed.clear()
         for entry in self._entries(client, client):
             if matched := _DIRECTORY.fullmatch(entry.name):
