@@ -23,16 +23,19 @@ import need
 from handmade import database, image, ntfs_boot, row, store
 from lab import Scope
 from makedatabase import Database
-from onmount import ask
+from onmount import Sample, ask
 from processes import wait_until
 from synthfs import identity
-from synthfs.model import Kind, Skipped
+from synthfs.engines import session
+from synthfs.model import Kind, Session, Sessions, Skipped
 from synthfs.plan import container, tree
 from synthfs.plan.catalog import Catalog, plan
 from synthfs.plan.garden import Gardener
 from synthfs.plan.names import fold, stems, windows_names
+from synthfs.plan.written import with_sessions
 from synthfs.survey import survey
 from test_hostile import STAMP, accepted, plant
+from writer import Writer, same
 
 MOST = 255
 """Bytes of a file name on Linux."""
@@ -132,7 +135,7 @@ def test_windows_and_samba_compare_as_fold_does() -> None:
 
 
 def test_nothing_is_longer_than_a_file_name_may_be() -> None:
-    """The longest names, with all tags and suffixes that can come behind: in the mount, and of files made of it."""
+    """The longest names, with all tags and suffixes that can come behind: in the mount, of files made of it, and in SCRATCH."""
     for character in ("x", "é", "€", "\U0001f600"):
         letter = character * (236 // len(character.encode()))
         one = image("pc", letter, STAMP, name=f"pc/{STAMP}_Image_C/Image_{letter}_{STAMP}.raw")
@@ -141,6 +144,8 @@ def test_nothing_is_longer_than_a_file_name_may_be() -> None:
         longest = max(container.suffixes(), key=len)
         for name in (f"{beside}{longest}", f"{stem}.volume.new-identity{longest}", f"{beside}.new-identity{longest}"):
             assert len(name.encode()) <= MOST
+        written = Session(bytes(32), 10**9 - 1, 2, f"pc/{beside}.dynamic.vhd", one.name, 1, 1, 1, True)
+        assert len(session._file_name(written).encode()) + len("gone") <= MOST
 
 
 def folders(catalog: Catalog) -> list[str]:
@@ -243,6 +248,62 @@ class TestFilesOfOneClient:
             assert len({fold(name) for name in names}) == len(names)
 
 
+def wrote(client: str, folder: str | None = None, inode: int = 1 << 61 | 5, began: int = 1) -> Session:
+    """A session of a client's disk of C:, which began when its folder was called `folder`."""
+    name = f"{client}/{STAMP}_Image_C/Image_C_{STAMP}.raw"
+    return Session(inode.to_bytes(32, "big"), 0, inode, f"{folder or client}/Image_C_{STAMP}.vhd", name, 1, 1, began, False)
+
+
+def shown(catalog: Catalog, *sessions: Session) -> dict[str, int]:
+    """The inode of each file below the clients' folders."""
+    grown = with_sessions(Gardener().grow(catalog), Sessions(sessions), catalog.disks)
+    assert all(tree.find(grown, path) for path in grown.places.values())
+    found = [(path, node.inode) for path, node in tree.walk(grown.root) if isinstance(node, tree.File) and "new-" not in path]
+    for names in ([path for path, _ in found], [node.name for node in grown.root.entries]):
+        assert len({fold(name) for name in names}) == len(names)
+    return dict(found)
+
+
+@pytest.mark.usefixtures("hashes")
+class TestSessions:
+    """What was written to a disk stays in reach, and in nobody else's folder."""
+
+    def test_of_a_client_that_is_gone(self) -> None:
+        """Its folder is another client's by now, which has all of its own; the session is beside it."""
+        for heir in ("pc", "PC"):
+            found = shown(offered(heir), left := wrote("Pc"))
+            assert found[f"{heir}/Image_C_{STAMP}.vhd"] != left.inode
+            (other,) = (path for path, inode in found.items() if inode == left.inode)
+            assert re.fullmatch(rf"Pc~[0-9a-f]{{32}}/Image_C_{STAMP}\.vhd", other)
+
+    def test_of_a_client_with_a_tag(self) -> None:
+        """Where a name was everybody's before, the session of who lost it goes with its backup."""
+        catalog = offered("pc", "PC", facts=["pc", "PC"])
+        found = shown(catalog, wrote("PC"))
+        assert sum(path.startswith("PC~") for path in found) == 2
+        assert sum(path.startswith("pc/") for path in found) == 1
+
+    def test_where_it_was(self) -> None:
+        """While its folder is nobody's or its client's it stays there: with an old tag, and where nobody has the name."""
+        for client, folder in (("lab:3", "lab_3~9623417a"), ("pc", "pc"), ("gone", "gone")):
+            left = wrote(client, folder)
+            assert shown(offered("lab:3", "pc"), left)[left.path] == left.inode
+
+    def test_of_two_that_are_gone(self) -> None:
+        """Of two whose clients are gone, the older one has the folder."""
+        older, newer = wrote("pc", began=1), wrote("PC", inode=1 << 61 | 9, began=2)
+        for sessions in ((older, newer), (newer, older)):
+            found = shown(offered("desk"), *sessions)
+            assert found[older.path] == older.inode
+            assert newer.inode in found.values()
+
+    def test_in_place_of_a_file_of_ours(self) -> None:
+        """The folder of a client that was called like our file is a folder, and our file is not there."""
+        found = shown(offered("pc"), left := wrote("readme.txt"))
+        assert left.path in found
+        assert "README.txt" not in found
+
+
 SERVED = """
 found = {}
 for client in os.listdir(arguments[0]):
@@ -342,3 +403,27 @@ class TestMounted:
             assert wait_until(lambda: len(served(scope, target)) == turn + 2, 20.0)  # noqa: B023  # it is called at once
         assert log.read_text().count("README.txt of synthfs is left out") == 1
         scope.synthfs("umount", target)
+
+    def test_a_session_of_a_client_that_is_gone(self, scope: Scope) -> None:
+        """Whoever has its name now has its own disk there; the session is beside it, and is listed and discarded there."""
+        writer = Writer.make(scope)
+        target, model = writer.mount(), writer.model()
+        path = target / Sample.C
+        with open(path, "r+b", buffering=0) as file:
+            file.seek(48 << 20)
+            file.write(b"w" * 4096)
+        with open(model, "r+b", buffering=0) as file:
+            file.seek(48 << 20)
+            file.write(b"w" * 4096)
+        (writer.sample.root / "pc").rename(writer.sample.root / "PC")
+        scope.server(target).send_signal(signal.SIGHUP)
+        assert wait_until(lambda: (target / "PC").exists(), 20.0)
+        heir = target / "PC" / path.name
+        assert json.loads(scope.synthfs("show", heir, "--json").stdout)["client"] == "PC"
+        (one,) = writer.sessions(target)
+        assert re.fullmatch(rf"pc~[0-9a-f]{{32}}/{re.escape(path.name)}", one["path"])
+        assert same(scope, target / one["path"], model)
+        assert "its backup is gone" in scope.synthfs("show", target / one["path"], check=False).stderr
+        scope.synthfs("discard", target / one["path"])
+        assert not (target / one["path"]).exists()
+        assert same(scope, heir, writer.sample.disk.path)

@@ -103,7 +103,7 @@ def _now(file: str, has_backup: bool) -> str:
     if os.path.exists(file):
         return "the disk of the backup again" if has_backup else "another disk now, of the backup that has its name"
     if has_backup:
-        return "not shown now: its backup is there, but this mount shows other formats, or is still looking for its holes"
+        return "not shown there now: its backup is there, under another name, in another format, or with holes still looked for"
     return "gone, as its backup is"
 
 

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 ATTRIBUTE = "user.synthfs.session"
 _GONE = "gone"
 _PATIENCE = 3.0
+_MAX_STEM = 200
 _NAME = re.compile(r"(.+\.([0-9a-f]{16}))\.(\d{1,9})\.([a-z]{2,5})", re.DOTALL)
 
 
@@ -218,6 +219,8 @@ def check(directory: str, backup: Source | None) -> None:
 
 def _file_name(session: Session) -> str:
     stem, _, suffix = session.path.rpartition("/")[2].rpartition(".")
+    # For people alone. With the rest it is to be no longer than a file system takes.
+    stem = stem.encode("utf-8", "surrogateescape")[:_MAX_STEM].decode("utf-8", "ignore")
     return f"{stem}.{session.edition.hex()[:16]}.{session.generation}.{suffix}"
 
 

@@ -72,12 +72,13 @@ class Control:
             await self._discard(written)
 
     async def _discard(self, written: Written) -> None:
+        path = self._operations.place(written)
         await trio.to_thread.run_sync(self._scratch.discard, written)
         self._operations.remove(written)
         await self._refresher.show()
         with trio.move_on_after(NOTIFY_LIMIT):
             await trio.to_thread.run_sync(_forget, written.session.inode, abandon_on_cancel=True)
-        log.info("%s was discarded", written.session.path)
+        log.info("%s was discarded", path)
 
     @contextmanager
     def _ending(self, path: str, force: bool) -> Iterator[Written]:
@@ -127,7 +128,7 @@ class Control:
                 await self.discard(path, force)
             case {"do": "keep", "path": str(path), "force": bool(force)}:
                 with self._ending(path, force) as written:
-                    await lines.send({"scratch": written.name, "path": written.session.path})
+                    await lines.send({"scratch": written.name, "path": path})
                     if await lines.next() != {"do": "done"}:
                         return {"error": f"{path} was not kept, and goes on", "code": 1}
                     await self._discard(written)
@@ -144,7 +145,7 @@ class Control:
                 log.exception("bug in looking after sessions, please report it")
 
     async def _look_after_sessions(self) -> None:
-        if any(find(self._operations.tree, written.session.path) is None for written in self._scratch):
+        if any(find(self._operations.tree, self._operations.place(written)) is None for written in self._scratch):
             await self._refresher.show()  # one that began when its backup went
         passed, is_open = self._passing.passed(), self._operations.openers()
         for written in self._scratch:
@@ -161,9 +162,10 @@ class Control:
 
     async def _give_up(self, written: Written) -> None:
         try:
-            await self.discard(written.session.path, force=False)
+            path = self._operations.place(written)
+            await self.discard(path, force=False)
             days = f"{self._max_age / 86400:g} days"
-            log.warning("%s was discarded: nobody had it open for %s, which is --discard-after", written.session.path, days)
+            log.warning("%s was discarded: nobody had it open for %s, which is --discard-after", path, days)
         except (BusyError, NotFoundError):
             pass  # in use, or going already: it is looked at again
         except SynthfsError as error:
@@ -201,7 +203,7 @@ def facts(operations: WritableOperations) -> list[Facts]:
     users = operations.openers()
     return [
         {
-            "path": written.session.path,
+            "path": operations.place(written),
             "image": written.session.image,
             "scratch": written.file.path,
             "began_ns": written.session.began_ns,

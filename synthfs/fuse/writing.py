@@ -147,6 +147,10 @@ class WritableOperations(Operations):
 
     # -- for whoever ends sessions (`fuse/control`)
 
+    def place(self, written: Written) -> str:
+        """Where a session is shown, as a path below the mount."""
+        return self.tree.places.get(written.session.inode, written.session.path)
+
     def openers(self) -> dict[int, set[int]]:
         """The processes that have files open, by the inodes of those."""
         found: dict[int, set[int]] = {}

@@ -101,13 +101,14 @@ class Tree:
 
     These are in the order in which they are missed most, the newest disk's first. `pending` counts the files that wait.
     `owners` has the client that each folder's name belongs to, by the fold of that name (`plan/names`): of all clients that
-    are known, whether the folder is there or not.
+    are known, whether the folder is there or not. `places` has the paths of sessions, by inode.
     """
 
     root: Directory
     wanting: tuple[Source, ...] = ()
     pending: int = 0
     owners: Mapping[str, str] = field(default_factory=dict, repr=False)
+    places: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def left_out(self) -> tuple[str, ...]:
