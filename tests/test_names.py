@@ -26,12 +26,15 @@ from makedatabase import Database
 from onmount import Sample, ask
 from processes import wait_until
 from synthfs import identity
+from synthfs.cli.describe import disk_facts
 from synthfs.engines import session
 from synthfs.model import Kind, Session, Sessions, Skipped
 from synthfs.plan import container, tree
 from synthfs.plan.catalog import Catalog, plan
+from synthfs.plan.container import Format
 from synthfs.plan.garden import Gardener
 from synthfs.plan.names import fold, stems, windows_names
+from synthfs.plan.sync import plan_sync
 from synthfs.plan.written import with_sessions
 from synthfs.survey import survey
 from test_hostile import STAMP, accepted, plant
@@ -246,6 +249,17 @@ class TestFilesOfOneClient:
             names = [path for path, node in grown if isinstance(node, tree.File) and node.disk]
             assert tag("pc/Image__dev_vg_a_260301-0201", small.name) + ".vhd" in names
             assert len({fold(name) for name in names}) == len(names)
+
+
+    def test_one_name_everywhere(self) -> None:
+        """What `show` tells and `sync` keeps is called as in the mount, tags included."""
+        catalog = plan(store(image("lab:3", "x|", boot=ntfs_boot(64 << 20))), None)
+        (disk,) = catalog.disks
+        grown = tree.walk(Gardener().grow(catalog).root)
+        (path,) = (path for path, node in grown if isinstance(node, tree.File) and node.disk and "new-identity" not in path)
+        assert re.fullmatch(r"lab_3~[0-9a-f]{32}/Image_x__260301-0201~[0-9a-f]{32}\.vhd", path)
+        assert [one["file"] for one in disk_facts(disk)["containers"]] == [path.partition("/")[2]]
+        assert [new.frozen.place for new in plan_sync(catalog, [], {}, 1, Format.VHD).make] == [path]
 
 
 def wrote(client: str, folder: str | None = None, inode: int = 1 << 61 | 5, began: int = 1) -> Session:
