@@ -4,12 +4,13 @@ Not for: sample data, which the tests make with makedisk, makestore and genuine.
 """
 
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 import need
 from genuine import GenuineStore
-from lab import Lab, Scope
+from lab import REPOSITORY, Lab, Scope
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,17 @@ def scope(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Scope]:
 def genuine(lab: Lab) -> GenuineStore:
     """The store of the real UrBackup server, unpacked and mounted read-only once for the session."""
     return GenuineStore.unpack(need.genuine(), lab)
+
+
+@pytest.fixture(scope="session")
+def package(lab: Lab) -> Path:
+    """The .deb, as scripts/package makes it, in a directory of its own."""
+    need.root()
+    need.tool("dpkg-shlibdeps", "systemd-analyze")
+    directory = lab.path("dist")
+    lab.run([REPOSITORY / "scripts" / "package", directory], timeout=300.0)
+    (found,) = directory.glob("synthfs_*.deb")
+    return found
 
 
 @pytest.hookimpl(wrapper=True)

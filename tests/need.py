@@ -6,6 +6,7 @@ Not for: anything that a test makes itself. Source: the environment variable SYN
 
 import contextlib
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LINUX = "linux-image-cloud-amd64"
+DEBIAN = ("systemd", "systemd-sysv", "python3", "fuse3")
+MASKED = ("console-getty.service", "getty.target", "systemd-networkd.service", "apt-daily.timer", "apt-daily-upgrade.timer")
+"""Units that would only fail in a root directory without terminals and networks, or use the network."""
 WORDS = ("genuine", "zfs", "cifs")
 PACKAGES = {
     "mkntfs": "ntfs-3g",
@@ -141,6 +145,28 @@ def linux() -> Path:
             subprocess.run(["dpkg-deb", "-x", package, place], check=True)
         (place / "complete").touch()
     return place
+
+
+def debian() -> Path:
+    """A Debian root directory with systemd and what the package needs, of the release that the tests run on.
+
+    Made once, which takes two minutes; nothing is mounted in it, and it may be deleted at any time.
+    """
+    root()
+    tool("debootstrap")
+    place = Path(os.environ.get("SYNTHFS_DEBIAN", "/var/cache/synthfs/debian"))
+    if not (place / "complete").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+        argv = ["debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN)}", release, str(place / "root")]
+        if subprocess.run(argv, capture_output=True, check=False).returncode:
+            _missing(f"debootstrap cannot make a root directory of {release}", "all")
+        for unit in MASKED:
+            (place / "root/etc/systemd/system" / unit).symlink_to("/dev/null")
+        subprocess.run(["chroot", place / "root", "useradd", "--system", "--user-group", "urbackup"], check=True)
+        (place / "complete").touch()
+    return place / "root"
 
 
 def genuine() -> Path:

@@ -35,16 +35,6 @@ def lasting(lab: Lab) -> Iterator[Scope]:
         yield scope
 
 
-@pytest.fixture(scope="module")
-def package(lasting: Scope) -> Path:
-    """The .deb, as scripts/package makes it."""
-    need.tool("dpkg-shlibdeps", "systemd-analyze")
-    directory = lasting.path("dist")
-    lasting.run([REPOSITORY / "scripts" / "package", directory], timeout=300.0)
-    (found,) = directory.glob("synthfs_*.deb")
-    return found
-
-
 class Root:
     """A root directory with programs of its own, in which a store is and nothing of this checkout."""
 
@@ -113,7 +103,8 @@ class TestDebianPackage:
         root = Root(scope, scope.mount("overlay", fstype="overlay", options=options), sample)
         root.install(package)
         # It looks for the programs and man pages that the units name, which are there now.
-        units = ("synthfs@test.service", "synthfs-sync.service", "synthfs-sync.timer", "synthfs-sync.path")
+        sync = (f"synthfs-sync.{kind}" for kind in ("service", "timer", "path"))
+        units = ("synthfs@test.service", *sync)
         done = root.run("systemd-analyze", "verify", *(f"/usr/lib/systemd/system/{unit}" for unit in units), check=False)
         about_them = [line for line in done.stderr.splitlines() if "synthfs" in line]
         assert (done.returncode, about_them) == (0, [])
