@@ -35,6 +35,7 @@ NOT_RUN = {
     "synthfs boot*": "test_boot runs it, on a disk that boots",
     "sudo adduser*": "a user of the machine that others make",
     "sudo systemctl*": WITHOUT_SYSTEMD,
+    "sudo systemd-tmpfiles*": WITHOUT_SYSTEMD,
     "*/var/urbackup*": "it is about UrBackup's own directory; test_sync_hook runs the hook",
     "diskpart": WITHOUT_WINDOWS,
     "New-VHD*": WITHOUT_WINDOWS,

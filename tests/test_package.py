@@ -103,7 +103,7 @@ class TestDebianPackage:
         root = Root(scope, scope.mount("overlay", fstype="overlay", options=options), sample)
         root.install(package)
         # It looks for the programs and man pages that the units name, which are there now.
-        sync = (f"synthfs-sync.{kind}" for kind in ("service", "timer", "path"))
+        sync = (f"synthfs-sync.{kind}" for kind in ("service", "wake.service", "timer", "path"))
         units = ("synthfs@test.service", *sync)
         done = root.run("systemd-analyze", "verify", *(f"/usr/lib/systemd/system/{unit}" for unit in units), check=False)
         about_them = [line for line in done.stderr.splitlines() if "synthfs" in line]

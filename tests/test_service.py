@@ -213,6 +213,14 @@ class TestUnit:
         # fusermount3 is setuid, so this is for root alone.
         assert "User" not in settings or "NoNewPrivileges" not in settings
 
+    def test_restarts_what_may_mend_itself(self, scope: Scope) -> None:
+        """A command line that is not understood is not tried again (test_systemd.py), a store that is not there yet is."""
+        hopeless = {int(code) for code in self.settings()["RestartPreventExitStatus"].split()}
+        target = scope.path("served")
+        assert scope.synthfs("mount", "--gruop", "backup", target, target, check=False).returncode in hopeless
+        assert scope.synthfs("mount", target / "absent", target, check=False).returncode not in hopeless
+        assert self.settings()["AssertPathExists"] == self.settings()["EnvironmentFile"]
+
     def test_systemd_accepts_it(self, scope: Scope) -> None:
         """systemd's own checker has nothing to say about the unit."""
         need.tool("systemd-analyze")

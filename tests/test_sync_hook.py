@@ -5,7 +5,9 @@ Not for: what sync does then (test_sync). Source: facts/urbackup-format.md secti
 
 import json
 import os
+import re
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from lab import REPOSITORY, Lab, Scope
 from makestore import Store
 from processes import wait_until
 
+UNITS = REPOSITORY / "scripts" / "systemd"
+WAKE_UNIT = UNITS / "synthfs-sync.wake.service"
 HOOKS = ("post_full_imagebackup", "post_incr_imagebackup")
 USER, UID = "daemon", 1
 
@@ -94,20 +98,96 @@ class TestHook:
         assert answer.startswith("0|")
 
     def test_units(self, scope: Scope, var: Path) -> None:
-        """The units are well-formed, and watch the file that the hook makes and the service removes."""
+        """The units are well-formed, and watch and remove the file that the hook makes, in a place of UrBackup's user alone."""
         need.tool("systemd-analyze")
-        units = REPOSITORY / "scripts" / "systemd"
         directory = scope.path()
-        for unit in units.glob("synthfs-sync.*"):
+        for unit in UNITS.glob("synthfs-sync.*"):
             text = unit.read_text().replace("/usr/bin/synthfs", "/bin/true").replace("Documentation=", "#")
             (directory / unit.name).write_text(text)
         done = scope.run(["systemd-analyze", "verify", *sorted(directory.iterdir())], check=False)
         assert (done.returncode, done.stderr) == (0, "")
         wake = "/run/synthfs/wake"
-        assert f"PathExists={wake}\n" in (units / "synthfs-sync.path").read_text()
-        assert f"ExecStartPre=/bin/rm -f {wake}\n" in (units / "synthfs-sync.service").read_text()
+        assert f"PathExists={wake}\n" in (UNITS / "synthfs-sync.path").read_text()
+        assert f"Environment=WAKE={wake}\n" in WAKE_UNIT.read_text()
         assert wake in (var / HOOKS[0]).read_text()
-        assert "d /run/synthfs 0770 root urbackup" in (units / "synthfs.tmpfiles").read_text()
+        assert "\nd /run/synthfs 0700 urbackup -" in (UNITS / "synthfs.tmpfiles").read_text()
+        # What starts sync at once, again and again, if sync could not even begin.
+        for name in ("synthfs-sync.path", "synthfs-sync.timer"):
+            assert f"Unit={WAKE_UNIT.name}\n" in (UNITS / name).read_text()
+        assert not re.search("(?m)^(Requires|BindsTo|StateDirectory|EnvironmentFile)", WAKE_UNIT.read_text())
+
+
+class TestRemoval:
+    """The line of synthfs-sync.wake.service that takes the file away, with that unit's capabilities and no others."""
+
+    def removed(self, scope: Scope, wake: Path) -> str:
+        """What it says, and would go on without a sync for an hour; nothing where it did its work."""
+        need.root()
+        need.tool("setpriv")
+        text = WAKE_UNIT.read_text().replace("\\\n", "")
+        (line,) = re.findall(r"(?m)^ExecStart=/bin/sh -c '(.* rm .*)'$", text)
+        (bound,) = re.findall(r"(?m)^CapabilityBoundingSet=(.*)$", text)
+        kept = ",".join(f"+{name.lower().removeprefix('cap_')}" for name in bound.split())
+        script = line.replace("$$", "$").replace("sleep 3600", "true")
+        argv = ["setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--no-new-privs", "sh", "-c", script]
+        return scope.run(argv, env={"TRIGGER_PATH": str(wake), "WAKE": "/nonexistent/wake"}).stdout
+
+    @pytest.mark.parametrize("kind", ["file", "mode 0", "link", "link to nowhere", "link to a directory", "pipe", "socket"])
+    def test_anything(self, scope: Scope, kind: str) -> None:
+        """Whatever UrBackup's user puts there is gone, and what a link leads to is not."""
+        place, other = self.place(scope), scope.path("other")
+        (other / "file").write_text("text")
+        wake = place / "wake"
+        match kind:
+            case "file" | "mode 0":
+                wake.touch(mode=0o644 if kind == "file" else 0)
+            case "link" | "link to a directory":
+                wake.symlink_to(other / "file" if kind == "link" else other)
+            case "link to nowhere":
+                wake.symlink_to("absent")
+            case "pipe":
+                os.mkfifo(wake)
+            case "socket":
+                with socket.socket(socket.AF_UNIX) as one:
+                    one.bind(str(wake))
+        os.lchown(wake, UID, UID)
+        assert self.removed(scope, wake) == ""
+        assert not os.path.lexists(wake)
+        assert (other / "file").read_text() == "text"
+
+    def test_tree(self, scope: Scope) -> None:
+        """A directory is gone with all that is in it, closed to its owner or not; links in it are not followed."""
+        place, other = self.place(scope), scope.path("other")
+        (other / "file").write_text("text")
+        wake = place / "wake"
+        closed = wake / "a" / "closed"
+        closed.mkdir(parents=True)
+        (closed / "link").symlink_to(other)
+        for number in range(3000):
+            (closed / str(number)).touch()
+        scope.run(["chown", "-R", "-h", f"{UID}:{UID}", wake])
+        closed.chmod(0)
+        assert self.removed(scope, wake) == ""
+        assert not wake.exists()
+        assert (other / "file").read_text() == "text"
+
+    def test_what_is_mounted(self, scope: Scope) -> None:
+        """A file system that is mounted there, or below, keeps its files; it is told in one line that names the place."""
+        for name in ("wake", "wake/below"):
+            place = self.place(scope)
+            (place / name).mkdir(parents=True)
+            scope.mount("tmpfs", place / name, fstype="tmpfs")
+            (place / name / "file").touch()
+            (line,) = self.removed(scope, place / "wake").splitlines()
+            assert line.startswith(f"<3>{place}/wake cannot be removed")
+            assert (place / name / "file").exists()
+
+    def place(self, scope: Scope) -> Path:
+        """A directory of UrBackup's user alone."""
+        directory = scope.path("place")
+        directory.chmod(0o700)
+        os.chown(directory, UID, UID)
+        return directory
 
 
 @pytest.fixture(scope="module")
