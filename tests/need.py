@@ -56,6 +56,7 @@ PACKAGES = {
     "syslinux": "syslinux",
     "dpkg-shlibdeps": "dpkg-dev",
     "debootstrap": "debootstrap",
+    "busybox": "busybox",
     "pipx": "pipx",
     "man": "man-db",
     "zsh": "zsh",

@@ -19,12 +19,15 @@ import need
 import sampledisks
 from lab import REPOSITORY, Lab, Scope
 from makestore import Store
-from processes import wait_until
+from processes import Argument, wait_until
 
 UNITS = REPOSITORY / "scripts" / "systemd"
 WAKE_UNIT = UNITS / "synthfs-sync.wake.service"
 HOOKS = ("post_full_imagebackup", "post_incr_imagebackup")
 USER, UID = "daemon", 1
+
+SHELLS = ("dash", "bash", "busybox sh")
+"""What /bin/sh may be: the names of programs, and words before a script."""
 
 # As ClientMain.cpp does it: popen reads both outputs to their end, then takes the exit status. `<&-` is a closed stdin.
 CALL = 'exec <&-; out=$(sh -c "$1" 2>&1); code=$?; printf "%s|%s" "$code" "$out"'
@@ -68,7 +71,7 @@ class TestHook:
         time.sleep(0.3)
         assert not (var / "wake").exists()
 
-    @pytest.mark.parametrize("trouble", ["no directory", "not writable", "a directory", "a pipe", "a full disk"])
+    @pytest.mark.parametrize("trouble", ["no directory", "not writable", "a directory", "a full disk"])
     def test_nothing_fails_it(self, scope: Scope, var: Path, trouble: str) -> None:
         """Whatever is the matter with the file: exit code 0, no output, and no waiting."""
         place = scope.path()
@@ -78,17 +81,51 @@ class TestHook:
                 wake = place / "absent" / "wake"
             case "a directory":
                 wake.mkdir()
-            case "a pipe":
-                os.mkfifo(wake)
-                os.chown(wake, UID, UID)
             case "a full disk":
                 wake = Path("/dev/full")
         answer, seconds = called(scope, var, HOOKS[0], wake)
-        if trouble == "a pipe":
-            # Lets the process end that waits for a reader, which the hook did not wait for.
-            os.close(os.open(wake, os.O_RDONLY | os.O_NONBLOCK))
         assert answer == "0|"
         assert seconds < 5
+
+    @pytest.mark.parametrize("shell", SHELLS)
+    def test_follows_no_link(self, scope: Scope, var: Path, shell: str) -> None:
+        """A link in place of the file keeps what it leads to, also where that is not there yet; one to nowhere is replaced."""
+        need.tool(shell.split()[0])
+        wake, target = var / "wake", var / "backup_server.db"
+        target.write_text("rows")
+        wake.symlink_to(target)
+        assert called(scope, var, HOOKS[0], wake, before=f"{shell} ")[0] == "0|"
+        wait_until(lambda: not target.read_text(), 0.5)
+        assert target.read_text() == "rows"
+        target.unlink()
+        assert called(scope, var, HOOKS[0], wake, before=f"{shell} ")[0] == "0|"
+        assert wait_until(lambda: wake.is_file() and not wake.is_symlink(), 5.0)
+        assert not target.exists()
+
+    @pytest.mark.parametrize("shell", SHELLS)
+    def test_opens_no_pipe(self, scope: Scope, var: Path, shell: str) -> None:
+        """A pipe that nobody reads, or a link to one, leaves no process behind that waits for a reader."""
+        need.tool(shell.split()[0])
+        os.mkfifo(var / "pipe")
+        os.chown(var / "pipe", UID, UID)
+        (var / "link").symlink_to("pipe")
+        for wake in (var / "pipe", var / "link"):
+            assert called(scope, var, HOOKS[0], wake, before=f"{shell} ")[0] == "0|"
+        assert wait_until(lambda: not of_the_hook(var), 5.0)
+
+    @pytest.mark.parametrize("place", ["environment", "first line"])
+    def test_another_place(self, scope: Scope, var: Path, place: str) -> None:
+        """The file can be put elsewhere, by the server's environment or in the hook itself."""
+        wake = var / "volume" / "wake"
+        wake.parent.mkdir()
+        os.chown(wake.parent, UID, UID)
+        if place == "first line":
+            hook = var / HOOKS[0]
+            text, count = re.subn(r"(?m)^wake=.*$", f"wake={wake}", hook.read_text())
+            assert count == 1
+            hook.write_text(text)
+        assert called(scope, var, HOOKS[0], wake if place == "environment" else Path("/nonexistent/wake"))[0] == "0|"
+        assert wait_until(wake.exists, 5.0)
 
     def test_no_process_to_be_had(self, scope: Scope, var: Path) -> None:
         """Where the server's user may start no more processes, the hook does nothing and succeeds."""
@@ -109,12 +146,24 @@ class TestHook:
         wake = "/run/synthfs/wake"
         assert f"PathExists={wake}\n" in (UNITS / "synthfs-sync.path").read_text()
         assert f"Environment=WAKE={wake}\n" in WAKE_UNIT.read_text()
-        assert wake in (var / HOOKS[0]).read_text()
+        assert f":-{wake}}}\n" in (var / HOOKS[0]).read_text()
         assert "\nd /run/synthfs 0700 urbackup -" in (UNITS / "synthfs.tmpfiles").read_text()
         # What starts sync at once, again and again, if sync could not even begin.
         for name in ("synthfs-sync.path", "synthfs-sync.timer"):
             assert f"Unit={WAKE_UNIT.name}\n" in (UNITS / name).read_text()
         assert not re.search("(?m)^(Requires|BindsTo|StateDirectory|EnvironmentFile)", WAKE_UNIT.read_text())
+
+
+def of_the_hook(var: Path) -> list[str]:
+    """The processes of the hooks in this directory that are still there."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(var.parent) == os.readlink(entry / "cwd"):
+                found.append((entry / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
 
 
 class TestRemoval:
@@ -190,6 +239,56 @@ class TestRemoval:
         return directory
 
 
+class TestTwoContainers:
+    """The script `sync-loop` of docs/operations/container.md, and UrBackup's hook: two mount namespaces share one directory."""
+
+    def test_sync_after_a_backup(self, scope: Scope, var: Path) -> None:
+        """It freezes what is there at its start, and the next disk when the hook of the other one has run."""
+        need.root()
+        need.tool("unshare", "setpriv")
+        data = scope.btrfs(1 << 30)
+        disk = sampledisks.small_ntfs_disk(scope.path() / "original.img")
+        client = Store(data / "urbackup").client("pc")
+        client.backup(disk, 1)
+        (data / "frozen").mkdir()
+        wake = scope.path("wake")
+        os.chown(wake, UID, UID)
+        wake.chmod(0o700)
+        sync = self.container(wake, self.loop(scope), data / "urbackup", "--to", data / "frozen")
+        path = f"{scope.directory}/bin:{os.environ['PATH']}"
+        scope.start(sync, env={"STATE_DIRECTORY": str(scope.path("record")), "PATH": path})
+
+        def frozen() -> int:
+            return len(list((data / "frozen").glob("pc/*.vhd")))
+
+        assert wait_until(lambda: frozen() == 1, 30.0)
+        before = list((data / "frozen").glob("pc/*.vhd"))
+        client.backup(disk, 1, stamp="260302-0201")
+        time.sleep(1.0)
+        assert list((data / "frozen").glob("pc/*.vhd")) == before
+        drop = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
+        scope.run(self.container(wake, *drop, var / HOOKS[0], "/srv/pc/x/Image_C.raw", "C", "1"))
+        assert wait_until(lambda: frozen() == 1 and list((data / "frozen").glob("pc/*.vhd")) != before, 30.0)
+        assert list(wake.iterdir()) == []
+
+    def container(self, wake: Path, *argv: Argument) -> list[Argument]:
+        """A command with a /run for itself, in which /run/synthfs is the shared directory."""
+        enter = 'mount -t tmpfs tmpfs /run; mkdir /run/synthfs; mount --bind "$0" /run/synthfs; exec "$@"'
+        return ["unshare", "--mount", "sh", "-ec", enter, wake, *argv]
+
+    def loop(self, scope: Scope) -> Path:
+        """The script as the page has it, but for its pause, with a `synthfs` beside it."""
+        page = (REPOSITORY / "docs" / "operations" / "container.md").read_text()
+        (text,) = re.findall(r"(?m)^    #!/bin/sh\n(?:(?:    .*)?\n)*?    done\n", page)
+        programs = scope.directory / "bin"
+        programs.mkdir()
+        (programs / "sync-loop").write_text(text.replace("\n    ", "\n").lstrip().replace("while sleep 10", "while sleep 0.2"))
+        (programs / "synthfs").write_text(f'#!/bin/sh\nexec {sys.executable} -m synthfs "$@"\n')
+        for program in programs.iterdir():
+            program.chmod(0o755)
+        return programs / "sync-loop"
+
+
 @pytest.fixture(scope="module")
 def store(lab: Lab) -> Iterator[Path]:
     with lab.scope("hook-store") as scope:
@@ -214,7 +313,7 @@ class TestDoctor:
             *([f"mount --bind {var} {fake}/urbackup"] if var else []),
             f"mount --rbind {fake} /var",
             "mount -t tmpfs tmpfs /run",
-            *([f"mkdir /run/synthfs && chown {UID}:{UID} /run/synthfs && chmod 0770 /run/synthfs"] if run else []),
+            *([f"mkdir /run/synthfs && chown {UID}:0 /run/synthfs && chmod 0700 /run/synthfs"] if run else []),
             'exec "$@"',
         ]
         argv = ["unshare", "--mount", "sh", "-ec", "\n".join(script), "sh"]
@@ -262,3 +361,13 @@ class TestDoctor:
         """Hooks in place with no /run/synthfs would do nothing: that is a problem, with the remedy."""
         found = self.findings(scope, store, var, run=False)
         assert ["synthfs.tmpfiles" in text for text, good in found.items() if not good] == [True]
+
+    def test_another_place(self, scope: Scope, store: Path, var: Path) -> None:
+        """A hook that makes its file elsewhere needs that place, and not /run/synthfs."""
+        for hook in HOOKS:
+            (var / hook).write_text(re.sub("(?m)^wake=.*$", "wake=/var/urbackup/volume/wake", (var / hook).read_text()))
+        found = self.findings(scope, store, var, run=False)
+        assert ["/var/urbackup/volume is not there" in text for text, good in found.items() if not good] == [True]
+        (var / "volume").mkdir(mode=0o700)
+        os.chown(var / "volume", UID, UID)
+        assert all(self.findings(scope, store, var, run=False).values())

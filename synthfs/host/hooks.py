@@ -7,13 +7,14 @@ Not for: what the hook does (`scripts/urbackup`). Source: UrBackup's `ClientMain
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 
 DIRECTORIES = ("/var/urbackup", "/usr/local/var/urbackup")
 HOOKS = ("post_full_imagebackup", "post_incr_imagebackup")
-WAKE = "/run/synthfs"
-"""Where the hooks make a file that wakes `synthfs sync` up (scripts/systemd/synthfs-sync.path)."""
+WAKE = re.compile(rb"(?m)(?:SYNTHFS_WAKE:?-|^wake=[\"']?)([^${}\s\"']+)")
+"""In a hook of ours, the file that it makes to wake `synthfs sync` up (scripts/systemd/synthfs-sync.path)."""
 
 
 def check() -> Iterator[tuple[bool, str]]:
@@ -26,8 +27,10 @@ def check() -> Iterator[tuple[bool, str]]:
             continue
         for path in paths:
             yield _check_hook(path, os.stat(directory)) if path in there else (False, f"{path} is missing beside {there[0]}")
-        if any(map(_is_ours, there)) and not _can(os.stat(directory), "-w", WAKE):
-            yield False, f"{WAKE} is not there or not writable for UrBackup's server; scripts/systemd/synthfs.tmpfiles makes it"
+        for place in sorted({os.path.dirname(wake) for wake in map(_wakes_by, there) if wake}):
+            if not _can(os.stat(directory), "-w", place):
+                remedy = "scripts/systemd/synthfs.tmpfiles makes the usual one"
+                yield False, f"{place} is not there or not writable for UrBackup's server; {remedy}"
 
 
 def _check_hook(path: str, owner: os.stat_result) -> tuple[bool, str]:
@@ -35,17 +38,19 @@ def _check_hook(path: str, owner: os.stat_result) -> tuple[bool, str]:
         return False, f"{path} leads to no file, and UrBackup fails its backups for it; remove it"
     if not (_can(owner, "-r", path) and _can(owner, "-x", path)):
         return False, f"{path} must be readable and executable by user {owner.st_uid}, as whom UrBackup's server runs"
-    if not _is_ours(path):
+    if not _wakes_by(path):
         return True, f"{path} is in place, and is not that of synthfs"
     return True, f"{path} is in place, and runs as UrBackup's server"
 
 
-def _is_ours(path: str) -> bool:
+def _wakes_by(path: str) -> str | None:
+    """The file that a hook makes; None where it is not ours."""
     try:
         with open(path, "rb") as file:
-            return b"/run/synthfs/" in file.read(4096)
+            found = WAKE.search(file.read(4096))
     except OSError:
-        return False
+        return None
+    return os.fsdecode(found[1]) if found else None
 
 
 def _can(owner: os.stat_result, what: str, path: str) -> bool:
