@@ -218,6 +218,8 @@ class TestUnit:
         hopeless = {int(code) for code in self.settings()["RestartPreventExitStatus"].split()}
         target = scope.path("served")
         assert scope.synthfs("mount", "--gruop", "backup", target, target, check=False).returncode in hopeless
+        for words in (("", target), (target, "")):
+            assert scope.synthfs("mount", *words, check=False).returncode in hopeless
         assert scope.synthfs("mount", target / "absent", target, check=False).returncode not in hopeless
         assert self.settings()["AssertPathExists"] == self.settings()["EnvironmentFile"]
 

@@ -203,9 +203,10 @@ class TestMount:
         system.run("systemctl", "stop", self.UNIT)
         assert system.shell("ls /srv/disks") == ""
 
-    def test_typo_in_its_options(self, system: SystemdRoot) -> None:
-        """A command line that is not understood is not tried again."""
-        self.configure(system, "--gruop backup")
+    @pytest.mark.parametrize("settings", ["STORE=/srv/urbackup\nOPTIONS=--gruop backup\n", "STOER=/srv/urbackup\n"])
+    def test_typo(self, system: SystemdRoot, settings: str) -> None:
+        """A command line that is not understood, for a typo in OPTIONS or in the name of a setting, is not tried again."""
+        system.write("/etc/synthfs/main.conf", f"{settings}MOUNTPOINT=/srv/disks\n")
         assert system.run("systemctl", "start", self.UNIT, check=False).returncode != 0
         assert not wait_until(lambda: self.restarts(system) > 0, 10.0, pause=0.5)
         assert system.state(self.UNIT, "ActiveState") == "failed"

@@ -43,7 +43,16 @@ def unit_of(text: str) -> int:
     return unit
 
 
-Store = Annotated[str, typer.Argument(metavar="STORE", help="UrBackup's backup storage: one folder per client.")]
+def not_empty(text: str) -> str:
+    """An empty word would be the present directory: a unit whose file does not set the variable has one."""
+    if not text:
+        raise typer.BadParameter("it is empty")
+    return text
+
+
+Store = Annotated[
+    str, typer.Argument(metavar="STORE", callback=not_empty, help="UrBackup's backup storage: one folder per client.")
+]
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A .raw file of the store, or a file of a running mount.")]
 Database = Annotated[
     str | None,

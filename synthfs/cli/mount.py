@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from synthfs.cli.common import Database, Store, look_again, look_at, percentage, say, say_notes, unreadable
+from synthfs.cli.common import Database, Store, look_again, look_at, not_empty, percentage, say, say_notes, unreadable
 from synthfs.engines import session
 from synthfs.errors import MountError, SynthfsError, TargetError
 from synthfs.extents import Source
@@ -40,7 +40,9 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-Mountpoint = Annotated[str, typer.Argument(metavar="MOUNTPOINT", help="An empty directory outside the store.")]
+Mountpoint = Annotated[
+    str, typer.Argument(metavar="MOUNTPOINT", callback=not_empty, help="An empty directory outside the store.")
+]
 
 Formats = Annotated[list[Format], typer.Option("--format", help="What to show each disk as; may be given more than once.")]
 Mode = Annotated[
