@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synthfs.errors import NotFoundError, UnsupportedError
+from synthfs.host.mounts import Door
+from synthfs.host.smb_users import all_get_in
+from synthfs.host.smb_users import problems as users_problems
 
 Section = Mapping[str, str]
 
@@ -95,20 +98,42 @@ def share_paths(text: str, mountpoint: str) -> list[str]:
     return [share["path"] for share in _shares(_parsed(text), mountpoint).values() if os.path.isdir(share["path"])]
 
 
-def findings(text: str, mountpoint: str, writable: bool = False) -> Iterator[Finding]:
-    """Everything in the configuration `text` that matters to disks at `mountpoint`, which may be `writable`."""
+def findings(text: str, mountpoint: str, writable: bool = False, door: Door | None = None) -> Iterator[Finding]:
+    """Everything in the configuration `text` that matters to disks at `mountpoint`, which may be `writable`.
+
+    With `door`, also whom of the share's users the mount lets in.
+    """
     parser = _parsed(text)
     common = dict(parser["global"]) if parser.has_section("global") else {}
-    shares = _shares(parser, mountpoint)
+    shares = {name: {**common, **share} for name, share in _shares(parser, mountpoint).items()}
+    is_closed = False
+    if door is not None and not door.is_open and not any(all_get_in(share, door) for share in shares.values()):
+        is_closed = True
+        yield Finding(False, closed(mountpoint, door.user))
     if not shares:
         yield Finding(False, f"no share leads to {mountpoint}; `synthfs share {shlex.quote(mountpoint)}` prints one")
     if os.path.exists("/sys/class/ksmbd-control"):
         yield Finding(False, "ksmbd serves SMB here: to it every file is sparse, which Windows does not attach; use Samba")
     for name, share in shares.items():
-        problems = list(_problems({**common, **share}, mountpoint, writable))
+        problems = list(_problems(share, mountpoint, writable))
+        problems += users_problems(share, mountpoint, door) if door else ()
         yield from (Finding(False, f"[{name}] {problem}") for problem in problems)
-        if not problems:
+        if not problems and not is_closed:
             yield Finding(True, f"[{name}] is as it should be")
+
+
+def closed(mountpoint: str, user: int) -> str:
+    """What to say of a mount that none of the share's users gets into, since `user` made it for itself."""
+    whom = "nobody but root" if user == 0 else "nobody"
+    why = "it was mounted without allow_other, and clients do not even see it"
+    cure = f"`synthfs umount {shlex.quote(mountpoint)}`, and mount it with --allow-other --group GROUP"
+    return f"{mountpoint} lets {whom} in: {why}; {cure}"
+
+
+def problems_of(stanza: str, mountpoint: str, door: Door) -> list[str]:
+    """What keeps users of the share that `stanza` describes from the disks."""
+    shares = _shares(_parsed(stanza), mountpoint).values()
+    return [problem for share in shares for problem in users_problems(share, mountpoint, door)]
 
 
 def _parsed(text: str) -> configparser.ConfigParser:
@@ -147,7 +172,7 @@ def _problems(share: Section, mountpoint: str, writable: bool) -> Iterator[str]:
         yield "write list: the disks are read-only, unless they are mounted with --writable"
     if not share.get("valid users"):
         yield "no valid users: everybody with an account here may read every backup"
-    elif not share.get("force group"):
+    elif not share.get("force group") and not share.get("force user"):
         yield "no force group: the mount lets its own group in only, and clients come as themselves"
 
 

@@ -3,7 +3,9 @@
 Not for: users of the share (smbd). They run in a mount namespace of their own, where a file may also be hidden by another.
 """
 
+import os
 import shlex
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +25,9 @@ def synthfs(scope: Scope, hidden: Mapping[str, Path] | None = None, user: str = 
     need.fuse()
     need.tool("unshare", "setpriv")
     device = scope.path("device") / "fuse"
-    lines = [["mknod", "--mode=666", device, "c", "10", "229"], ["mount", "--bind", device, "/dev/fuse"]]
+    os.mknod(device, stat.S_IFCHR, os.makedev(10, 229))
+    device.chmod(0o666)
+    lines = [["mount", "--bind", device, "/dev/fuse"]]
     lines += [["mount", "--bind", instead, place] for place, instead in (hidden or {}).items()]
     python, added = scope.python_for_all()
     become = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"] if user != "root" else []

@@ -95,7 +95,7 @@ def configure(scope: Scope, share: str, *, port: int = 4450) -> Path:
 
 
 def start(scope: Scope, share: str) -> Share:
-    """Serve a share until the scope ends."""
+    """Serve a share, or several, until the scope ends; what is returned is the first."""
     need.root()
     need.tool("smbd", "smbclient", "smbpasswd")
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -114,5 +114,5 @@ def start(scope: Scope, share: str) -> Share:
 
     assert wait_until(answers, 15.0), "smbd does not listen"
     assert process.poll() is None, configuration.with_name("smbd.log").read_text()
-    (name,) = re.findall(r"^\[(.*)\]$", share, re.MULTILINE)
+    name, *_ = re.findall(r"^\[(.*)\]$", share, re.MULTILINE)
     return Share(scope, port, configuration, process, name)

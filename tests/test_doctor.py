@@ -5,16 +5,20 @@ Not for: Samba's settings one by one (test_share).
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import need
+import ordinary
 import smbd
 from lab import Lab, Scope
 from onmount import Sample
-from processes import Argument
+from processes import Argument, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +114,106 @@ class TestDoctor:
         """One line and the exit code of what was not found."""
         done = scope.synthfs("doctor", scope.path() / "absent", check=False)
         assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
+
+
+REFUSED = "#!/bin/sh\necho 'fusermount3: mount failed: Permission denied' >&2\nexit 1\n"
+"""A fusermount3 that AppArmor keeps from mounting says this."""
+PROFILE = """\
+# mount fstype=fuse -> /not/this/**/,
+profile fusermount3 /usr/bin/fusermount3 {
+  mount fstype=@{fuse_types} options=(nosuid,nodev) options in (ro,rw,noatime,dirsync) -> @{HOME}/**/,
+  mount fstype=@{fuse_types} options=(nosuid,nodev,ro) -> /mnt/{,**/},
+  mount fstype=@{fuse_types} options=(nosuid,nodev,rw) -> @{run}/user/@{uid}/**/,
+  umount /nor/that/**/,
+  mount fstype=fuse.rofiles-fuse options=(nosuid,nodev,rw) {rofiles-fuse,/dev/fuse} -> /var/tmp/test-flatpak-*/**/,
+  include if exists <local/fusermount3>
+}
+"""
+"""In the words of AppArmor's own."""
+
+
+class TestMounting:
+    """The trial of `doctor` and `mount` come to the same, whoever asks and whatever is in the way; nothing is left mounted."""
+
+    @pytest.mark.parametrize("user", ["root", ordinary.USER])
+    def test_where_it_works(self, scope: Scope, sample: Sample, user: str) -> None:
+        """For root and an ordinary user, in a temporary directory and at a place; that is empty and free afterwards."""
+        root = sample.copy(scope)
+        scope.run(["chmod", "-R", "o+rX", root])
+        place = scope.path("place")
+        shutil.chown(place, user)
+        program = ordinary.synthfs(scope, user=user)
+        for arguments in ([root], [root, place]):
+            found = findings_of(scope, [*program, "doctor", "--json", *arguments])
+            assert found[0]["good"], found[0]
+            assert "FUSE works" in found[0]["text"]
+        server = scope.start([*program, "mount", root, place])
+        assert wait_until(lambda: "fuse.synthfs" in mountinfo(server.pid, place), 20.0), scope.logs()
+        server.terminate()
+        assert server.wait(15) == 0
+
+    @pytest.mark.parametrize("profile", ["none", "its own"])
+    def test_apparmor(self, scope: Scope, sample: Sample, profile: str) -> None:
+        """A refused fusermount3: one line names AppArmor's profile, and the places that it allows where it can be read."""
+        refused = scope.path("refused") / "fusermount3"
+        refused.write_text(REFUSED)
+        refused.chmod(0o755)
+        hidden = {"/usr/bin/fusermount3": refused}
+        allowed = "/mnt, /media, /tmp"
+        if profile != "none":
+            hidden["/etc/apparmor.d"] = directory = scope.path("apparmor")
+            (directory / "local").mkdir()
+            (directory / "fusermount3").write_text(PROFILE)
+            (directory / "local/fusermount3").write_text("mount fstype=fuse.* -> /srv/disks/{,**/},\n")
+            allowed = "$HOME, /mnt, /run/user/$UID, /srv/disks only"
+        program = ordinary.synthfs(scope, hidden)
+        root = self.agree(scope, sample, program, "/etc/apparmor.d/local/fusermount3", allowed)
+        anywhere = findings_of(scope, [*program, "doctor", "--json", root])[0]
+        assert (anywhere["good"], allowed in anywhere["text"]) == (False, True)
+
+    @pytest.mark.parametrize("missing", ["CAP_SYS_ADMIN", "setuid"])
+    def test_without_the_right_to_mount(self, scope: Scope, sample: Sample, missing: str) -> None:
+        """Root of a container without CAP_SYS_ADMIN, and a fusermount3 that is not setuid."""
+        if missing == "setuid":
+            plain = scope.path("plain") / "fusermount3"
+            shutil.copyfile("/usr/bin/fusermount3", plain)
+            plain.chmod(0o755)
+            program = ordinary.synthfs(scope, {"/usr/bin/fusermount3": plain})
+            self.agree(scope, sample, program, "Operation not permitted", "setuid")
+        else:
+            program = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-m", "synthfs"]
+            self.agree(scope, sample, program, "Operation not permitted", "CAP_SYS_ADMIN")
+
+    def test_place_that_mount_refuses(self, scope: Scope, sample: Sample) -> None:
+        """One that is not empty, or inside of the store; what is in it stays."""
+        program = [sys.executable, "-m", "synthfs"]
+        full = scope.path("full")
+        (full / "file").touch()
+        for place, words in ((full, "is not empty"), (sample.root / "pc", "inside the store")):
+            self.agree(scope, sample, program, words, at=place)
+        assert (full / "file").exists()
+
+    def agree(self, scope: Scope, sample: Sample, program: Sequence[Argument], *words: str, at: Path | None = None) -> Path:
+        """`mount` and `doctor` fail with the same line, which has `words`; returns the store."""
+        root = sample.copy(scope) if at is None else sample.root
+        place = at or scope.path("place")
+        if at is None:
+            scope.run(["chmod", "-R", "o+rX", root])
+            shutil.chown(place, ordinary.USER)
+        done = scope.run([*program, "mount", root, place], check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (9, 1), done.stderr
+        told = findings_of(scope, [*program, "doctor", "--json", root, place])[0]
+        assert (told["good"], told["text"]) == (False, done.stderr.strip().removeprefix("synthfs: "))
+        assert [word for word in words if word not in told["text"]] == []
+        return root
+
+
+def findings_of(scope: Scope, argv: Sequence[Argument]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(scope.run(argv, check=False).stdout)
+    return found
+
+
+def mountinfo(pid: int, place: Path) -> str:
+    """The last line of a process' mount table about `place`."""
+    lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    return next((line for line in reversed(lines) if line.split()[4] == str(place)), "")

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,60 @@ class TestCheck:
         assert b"user.DOSATTRIB" in b"".join(name.encode() for name in os.listxattr(file))
         _, found = check(scope, share.configuration, target)
         assert [finding["text"] for finding in found if str(file) in finding["text"] and not finding["good"]]
+
+
+class TestWhoGetsIn:
+    """What is said of a mount and what smbd does are the same."""
+
+    def test_check_agrees_with_smbd(self, scope: Scope, sample: Sample, target: Path) -> None:
+        """For each of several shares: where clients get at the disks nothing is said, and where they do not, why not."""
+        closed, hidden = scope.path("closed") / "disks", scope.path("hidden") / "disks"
+        for place in (closed, hidden):
+            place.mkdir()
+        scope.synthfs_mount(sample.root, target=closed)
+        scope.synthfs_mount(sample.root, "--allow-other", "--group", smbd.GROUP, target=hidden)
+        hidden.parent.chmod(0o750)
+        users = "valid users = @backup"
+        shares: dict[str, tuple[Path, str, str | None]] = {
+            "well": (target, f"{users}\nforce group = backup", None),
+            "forced-user": (target, f"{users}\nforce user = backup", None),
+            "several": (target, 'valid users = "backup", @users\nforce group = +backup', None),
+            "other-group": (target, f"{users}\nforce group = nogroup\nforce user = games", "force group = backup"),
+            "no-such-group": (target, f"{users}\nforce group = nobody-has-it", "no such group"),
+            "hidden": (hidden, f"{users}\nforce group = backup", f"chmod o+x {hidden.parent}"),
+            "closed": (closed, f"{users}\nforce group = backup", "allow_other"),
+            "closed-forced": (closed, f"{users}\nforce user = root\nforce group = root", "root's group"),
+        }
+        lines = [f"[{name}]\npath = {place.parent}\n{text}\n" for name, (place, text, _) in shares.items()]
+        share = smbd.start(scope, "".join(lines))
+        for name, (place, _, words) in shares.items():
+            done = replace(share, name=name).smbclient("ls disks\\pc\\*", check=False)
+            assert (done.returncode == 0) == (words is None or name == "closed-forced"), (name, done.stdout)
+            alone = share.configuration.with_name(f"{name}.conf")
+            alone.write_text(share.configuration.read_text().partition("\n[well]")[0] + "\n" + lines[list(shares).index(name)])
+            code, found = check(scope, alone, place)
+            bad = [finding["text"] for finding in found if not finding["good"]]
+            assert (code, len(bad)) == ((0, 0) if words is None else (1, 1)), (name, bad)
+            assert words is None or words in bad[0]
+            if name == "hidden":
+                scope.run(["sh", "-c", bad[0].partition("`")[2].partition("`")[0]])
+                replace(share, name=name).smbclient("ls disks\\pc\\*")
+                assert check(scope, alone, place)[0] == 0
+
+    def test_closed_mount(self, scope: Scope, sample: Sample) -> None:
+        """`share` prints what is right once the mount is open to others, and says that it is not; exit code 1."""
+        target = scope.synthfs_mount(sample.root, target=scope.path("srv"))
+        done = scope.synthfs("share", target, check=False)
+        assert done.returncode == 1
+        assert "[backups]" in done.stdout
+        last = done.stderr.splitlines()[-1]
+        assert "--allow-other" in last
+        assert "lets nobody but root in" in last
+
+    def test_group_of_root(self, scope: Scope, sample: Sample) -> None:
+        """Files of root's group are warned of, by both."""
+        target = scope.synthfs_mount(sample.root, "--allow-other", "--group", "root", target=scope.path("srv"))
+        done = scope.synthfs("share", target)
+        assert ["warning: " in line and "--group" in line for line in done.stderr.splitlines()] == [True]
+        code, found = check(scope, smbd.configure(scope, done.stdout), target)
+        assert (code, ["root's group" in finding["text"] for finding in found]) == (1, [True])

@@ -49,7 +49,7 @@ def boot(
     ] = None,
     memory: Annotated[int, typer.Option(metavar="MIB", help="How much memory the machine has.", min=64)] = 2048,
     snapshot_size: Annotated[
-        int, typer.Option(metavar="MIB", help="How much it may write before its disk is full; half of what is free.", min=1)
+        int, typer.Option(metavar="MIB", help="How much it may write, at most half of what is free.", min=1)
     ] = 8192,
     no_kvm: Annotated[bool, typer.Option("--no-kvm", help="Emulate every instruction, slowly.")] = False,
     database: Database = None,

@@ -1,18 +1,22 @@
 """`synthfs doctor`: whether everything that synthfs needs is there, each finding with what to do about it."""
 
 import os
-import shutil
+import shlex
+import signal
+import sys
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from synthfs import samba
+from synthfs.cli import mount as mount_verb
 from synthfs.cli.common import Database, Json, Store, look_at, print_json, unreadable
 from synthfs.cli.terminal import out
 from synthfs.engines.materialize import can_share_into
-from synthfs.errors import NotFoundError, ShareError, SourceError, TargetError
-from synthfs.host import hooks, mounts
+from synthfs.errors import MountError, NotFoundError, ShareError, SourceError, TargetError
+from synthfs.host import apparmor, hooks, mounts
 from synthfs.plan.catalog import Catalog
 from synthfs.samba import Finding
 from synthfs.units import human
@@ -23,16 +27,26 @@ _FULL = 0.95
 
 def doctor(
     store: Store,
+    mountpoint: Annotated[
+        str | None,
+        typer.Argument(metavar="[MOUNTPOINT]", help="Where the disks are to be mounted: try it there.", show_default=False),
+    ] = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="DIR", help="Where materialized disks are to go.", show_default=False)
     ] = None,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Check all that mounting, sharing and freezing needs."""
+    """Check all that mounting, sharing and freezing needs.
+
+    A mount with nothing in it is made and taken away again, at MOUNTPOINT or in a temporary directory.
+    """
+    # A trial is not to be left behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     catalog = look_at(store, database)
     root = catalog.store.root
-    findings = [*_fuse(), *_store(catalog), *_freezing(catalog, to), *_space(root), *_samba(root), *_hooks()]
+    findings = [*_mounting(catalog, mountpoint), *_store(catalog), *_freezing(catalog, to)]
+    findings += [*_space(root), *_samba(root), *_hooks()]
     if as_json:
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
     else:
@@ -42,18 +56,34 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _fuse() -> Iterator[Finding]:
-    if not os.path.exists("/dev/fuse"):
-        yield Finding(False, "/dev/fuse is missing; load the kernel module with `modprobe fuse`")
-    elif not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        yield Finding(False, "/dev/fuse may not be opened by this user; on most systems its mode is 0666")
-    else:
-        yield Finding(True, "FUSE is there")
-    if os.geteuid() != 0:
-        if shutil.which("fusermount3") is None:
-            yield Finding(False, "fusermount3 is missing, without which only root can mount (apt install fuse3)")
-        if not mounts.users_may_allow_other():
-            yield Finding(False, "/etc/fuse.conf lacks `user_allow_other`, which Samba's access to this user's mount needs")
+def _mounting(catalog: Catalog, mountpoint: str | None) -> Iterator[Finding]:
+    """Whether a mount can be made: a true one tells, since it rests on more than can be looked at."""
+    place = mounts.resolve(mountpoint) if mountpoint else None
+    try:
+        yield Finding(True, _tried(catalog, place))
+    except MountError as error:
+        yield Finding(False, str(error))
+    if os.geteuid() == 0:
+        return
+    if place is None and (allowed := apparmor.places()):
+        where = f"AppArmor's profile lets fusermount3 mount below {', '.join(allowed)} only"
+        yield Finding(True, f"{where}; `synthfs doctor STORE MOUNTPOINT` tries a place")
+    if not mounts.users_may_allow_other():
+        yield Finding(False, "/etc/fuse.conf lacks `user_allow_other`, which Samba's access to this user's mount needs")
+
+
+def _tried(catalog: Catalog, place: str | None) -> str:
+    """What came of a trial at `place`, or in a temporary directory. Raises MountError."""
+    if place is None:
+        with TemporaryDirectory(prefix="synthfs-doctor-") as trial:
+            mount_verb.try_mount(catalog, trial)
+        return "FUSE works: a mount was made in a temporary directory, and ended"
+    if not (running := mounts.at(place)):
+        mount_verb.try_mount(catalog, place)
+        return f"FUSE works: a mount was made at {place}, and ended"
+    if mounts.status(running) is None and not mounts.is_closed(running):
+        raise MountError(f"{place} is mounted and does not answer; end it with `synthfs umount {shlex.quote(place)}`")
+    return f"FUSE works: {place} is mounted"
 
 
 def _store(catalog: Catalog) -> Iterator[Finding]:
@@ -95,7 +125,7 @@ def _samba(root: str) -> Iterator[Finding]:
         yield Finding(False, str(error))
         return
     for mount in running:
-        yield from samba.findings(configuration, mount.mountpoint, mounts.is_writable(mount))
+        yield from samba.findings(configuration, mount.mountpoint, mounts.is_writable(mount), mounts.door(mount))
 
 
 def _hooks() -> Iterator[Finding]:

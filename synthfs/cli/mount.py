@@ -10,7 +10,9 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -101,14 +103,11 @@ def mount(
     handler = _log_handler(log_file, daemon)
 
     def serve() -> int:
-        # Here and not above: trio must not be imported before the fork.
-        from synthfs.fuse.mount import Settings
-        from synthfs.fuse.mount import serve as serve_fuse
-        from synthfs.fuse.operations import Access
-
+        fuse = _fuse()
         logging.basicConfig(level=log_level.upper(), handlers=[handler])
-        settings = Settings(place, Access(*access), allow_other, refresh, scratch, discard_after * _DAY, tuple(formats), free)
-        serve_fuse(
+        who, days = fuse.Access(*access), discard_after * _DAY
+        settings = fuse.Settings(place, who, allow_other, refresh, scratch, days, tuple(formats), free)
+        fuse.serve(
             catalog, lambda before: look_again(before, database), settings, lambda: _greet(catalog, place, daemon)
         )
         return 0
@@ -117,6 +116,43 @@ def mount(
         _serve_in_background(serve, place, root)
     else:
         serve()
+
+
+def _fuse() -> ModuleType:
+    """What mounts. Not imported above: trio must not be before the fork, and other verbs do without libfuse."""
+    try:
+        from synthfs.fuse import mount as fuse
+    except ImportError as error:
+        raise MountError(f"FUSE's library cannot be used: {error}; on Debian: apt install libfuse3-3") from error
+    return fuse
+
+
+def try_mount(catalog: Catalog, place: str) -> None:
+    """Makes a mount with nothing in it at `place` and takes it away again. Raises MountError as `mount` would."""
+    root = catalog.store.root
+    _check_place(root, place)
+    _check_empty(place)
+    nothing = replace(catalog, machines={})
+
+    def serve() -> int:
+        fuse = _fuse()
+        access = fuse.Access(os.geteuid(), os.getegid(), 0o400)
+        fuse.serve(nothing, lambda before: before, fuse.Settings(place, access, interval=0.0))
+        return 0
+
+    try:
+        _serve_in_background(serve, place, root)
+    finally:
+        if made := mounts.at(place):
+            _take_away(made)
+
+
+def _take_away(mount: mounts.Mount) -> None:
+    """Ends a mount of nothing, also where somebody is just looking into it."""
+    try:
+        umount(mount.mountpoint)
+    except MountError:
+        mounts.detach(mount)
 
 
 def _serve_in_background(serve: Callable[[], int], place: str, root: str) -> None:
@@ -175,10 +211,15 @@ def _scratch(named: str, root: str, place: str) -> str:
 
 
 def _clear(place: str) -> None:
-    """Takes a dead mount of ours away. Raises MountError where what is below it is no empty directory."""
+    """Takes a dead mount of ours away, and checks that what is below it is an empty directory."""
     if old := mounts.at(place):
         say(f"detaching the dead mount at {place}")
         mounts.detach(old)
+    _check_empty(place)
+
+
+def _check_empty(place: str) -> None:
+    """Raises MountError where there is no empty directory."""
     if not os.path.isdir(place):
         remedy = "name an empty one" if os.path.lexists(place) else f"make one with `mkdir -p {shlex.quote(place)}`"
         raise MountError(f"{place} is no directory; {remedy}")

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from synthfs import samba
-from synthfs.cli.common import Json, print_json
+from synthfs.cli.common import Json, print_json, say
 from synthfs.cli.terminal import out
-from synthfs.errors import MountError
-from synthfs.host import mounts
+from synthfs.errors import MountError, SynthfsError
+from synthfs.host import mounts, probe
 from synthfs.samba import Finding
 
 _MOST = 1000
@@ -42,14 +42,22 @@ def share(
     if not check:
         if writable and not mounts.is_writable(mount):
             raise MountError(f"{mount.mountpoint} is read-only; `synthfs mount --writable SCRATCH` lets disks be written to")
-        stanza = samba.stanza(mount.mountpoint, _group(mount), name, writable or ())
+        door = mounts.door(mount)
+        stanza = samba.stanza(mount.mountpoint, _group(mount, door), name, writable or ())
         if as_json:
             print_json({"mountpoint": mount.mountpoint, "share": name, "stanza": stanza})
         else:
             print(stanza, end="")
+        for problem in samba.problems_of(stanza, mount.mountpoint, door):
+            say(f"warning: {problem}")
+        if not door.is_open:
+            raise SynthfsError(samba.closed(mount.mountpoint, door.user))
         return
     active = samba.active_configuration(configuration)
-    findings = [*samba.findings(active, mount.mountpoint, mounts.is_writable(mount)), *_sparse_files(active, mount.mountpoint)]
+    findings = [
+        *samba.findings(active, mount.mountpoint, mounts.is_writable(mount), mounts.door(mount)),
+        *_sparse_files(active, mount.mountpoint),
+    ]
     if as_json:
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
     else:
@@ -88,13 +96,15 @@ def _the_mount(named: str | None) -> mounts.Mount:
     return running[0]
 
 
-def _group(mount: mounts.Mount) -> str:
-    """The name of the group that may read the mount."""
+def _group(mount: mounts.Mount, door: mounts.Door) -> str:
+    """The name of the group that may read the mount, or of the one that could if it were open to others."""
     place = mount.mountpoint
     if mounts.is_dead(mount):
         raise MountError(f"{place} does not answer; `synthfs umount {place}` clears it away")
-    number = os.stat(place).st_gid
+    found = door.files if door.is_open else probe.permissions(mount.store)
+    if found is None:
+        raise MountError(f"{place if door.is_open else mount.store} does not say which group it belongs to")
     try:
-        return grp.getgrgid(number).gr_name
+        return grp.getgrgid(found.group).gr_name
     except KeyError:
-        raise MountError(f"group {number} of {place} has no name here; mount with --group NAME") from None
+        raise MountError(f"group {found.group} of {place} has no name here; mount with --group NAME") from None

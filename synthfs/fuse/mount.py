@@ -34,7 +34,7 @@ from synthfs.fuse.polling import look_before_sleeping
 from synthfs.fuse.refresh import Refresher
 from synthfs.fuse.supervision import Supervision
 from synthfs.fuse.writing import WritableOperations
-from synthfs.host import holes
+from synthfs.host import apparmor, background, holes
 from synthfs.host.control import listening
 from synthfs.host.mounts import encode_source, raise_read_ahead, users_may_allow_other
 from synthfs.model import STATUS, Allocation
@@ -111,10 +111,12 @@ def serve(
             else Operations(trees.first(catalog), settings.access, metrics)
         )
         stack.callback(operations.close)
-        try:
-            pyfuse3.init(operations, settings.mountpoint, _options(catalog.store.root, settings))
-        except RuntimeError as error:
-            raise MountError(f"{settings.mountpoint} cannot be mounted: {_why(settings.allow_other) or error}") from error
+        with background.hearing() as told:
+            try:
+                pyfuse3.init(operations, settings.mountpoint, _options(catalog.store.root, settings))
+            except RuntimeError as error:
+                why = _why(settings.allow_other, told()) or error
+                raise MountError(f"{settings.mountpoint} cannot be mounted: {why}") from error
         stack.callback(pyfuse3.close, unmount=True)
         look_before_sleeping()
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
@@ -266,10 +268,28 @@ def _allow_many_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _why(allow_other: bool) -> str | None:
-    """The likely reason for a refused mount, with what to do."""
+def _why(allow_other: bool, told: str) -> str | None:
+    """The likely reason for a refused mount, with what to do. `told` is what libfuse and fusermount3 wrote to stderr."""
     if not os.path.exists("/dev/fuse"):
         return "/dev/fuse is missing; load the kernel module with `modprobe fuse` (in a container: pass the device in)"
     if allow_other and os.geteuid() != 0 and not users_may_allow_other():
         return "--allow-other as an ordinary user needs the line `user_allow_other` in /etc/fuse.conf"
-    return None
+    lines = told.strip().splitlines()
+    known = (f"{line}; {cure()}" for line in lines for sign, cure in _CURES.items() if sign in line)
+    return next(known, None) or "; ".join(lines) or None
+
+
+def _not_permitted() -> str:
+    if os.geteuid() == 0:
+        return "this root may not mount (a container needs CAP_SYS_ADMIN)"
+    return "fusermount3 is not setuid root here, or may not be (no_new_privs); ask root, or reinstall the package fuse3"
+
+
+_CURES: dict[str, Callable[[], str]] = {
+    "fusermount3: mount failed: Permission denied": apparmor.refusal,
+    "mount failed: Permission denied": lambda: "in a container, its AppArmor profile may forbid it (apparmor=unconfined)",
+    "mount failed: Operation not permitted": _not_permitted,
+    "failed to open /dev/fuse": lambda: "this user may not open it; on most systems its mode is 0666",
+    "failed to exec fusermount3": lambda: "without it only root can mount (apt install fuse3)",
+}
+"""What to do, by what libfuse and fusermount3 say; the first that fits."""

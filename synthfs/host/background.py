@@ -1,17 +1,22 @@
 """Puts a server into the background: forks, and returns in the parent only once the server serves, or has failed.
 
-The fork comes before any thread or event loop exists; `serve` runs in the child alone. Units: seconds.
+The fork comes before any thread or event loop exists; `serve` runs in the child alone. Also keeps what is said on stderr for
+somebody who can make more of it. Units: seconds.
 """
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from synthfs.errors import MountError
 
 LIMIT = 30.0
+
+_MOST_HEARD = 65536
+"""Bytes."""
 
 _PAUSE = 0.005
 """Between looks whether the server is ready; half of it is waited for nothing, and a look takes 0.3 ms of a processor."""
@@ -46,6 +51,37 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
         raise
     finally:
         os.close(report)
+
+
+@contextmanager
+def hearing() -> Iterator[Callable[[], str]]:
+    """Keeps what this process and its children write to stderr; gives a function that returns it, and so takes it over.
+
+    What nobody asked for is written to stderr at the end.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield lambda: ""
+        return
+    heard, taken = os.memfd_create("stderr"), 0
+
+    def rest() -> bytes:
+        nonlocal taken
+        text = os.pread(heard, _MOST_HEARD, taken)
+        taken += len(text)
+        return text
+
+    os.dup2(heard, 2)
+    try:
+        yield lambda: rest().decode("utf-8", "replace")
+    finally:
+        os.dup2(stderr, 2)
+        if untold := rest():
+            with suppress(OSError):
+                os.write(2, untold)
+        os.close(heard)
+        os.close(stderr)
 
 
 def _become_server(report: int) -> None:

@@ -131,6 +131,30 @@ def is_writable(mount: Mount) -> bool:
     return bool((status(mount) or {}).get("scratch"))
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Whom a mount lets in: everybody whom the files' permissions allow, or who mounted it alone.
+
+    Then FUSE asks for all of a process' real, effective and saved ids to be `user` and `group`. `files` and `directories` are
+    the permissions in the mount, None where this user may not know them.
+    """
+
+    is_open: bool
+    user: int
+    group: int
+    files: probe.Permissions | None
+    directories: probe.Permissions | None
+
+
+def door(mount: Mount) -> Door:
+    """Whom `mount` lets in, by the mount table and by its own files."""
+    options = _options(mount.mountpoint)
+    ids = {name: int(value) for name, _, value in (option.partition("=") for option in options) if name.endswith("_id")}
+    files = probe.permissions(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
+    directories = probe.permissions(mount.mountpoint) if files else None
+    return Door("allow_other" in options, ids.get("user_id", 0), ids.get("group_id", 0), files, directories)
+
+
 def detach(mount: Mount) -> None:
     """Takes a dead mount out of the tree, whoever may still hold it. Raises MountError."""
     _run_umount(mount.mountpoint, lazy=True)
@@ -201,6 +225,16 @@ def _lines(process: str = "self") -> Iterator[tuple[str, str, str]]:
             before, _, after = line.partition(b" - ")
             kind, source, *_ = after.split(b" ")
             yield os.fsdecode(_unescape(before.split(b" ")[4])), kind.decode(), os.fsdecode(_unescape(source))
+
+
+def _options(mountpoint: str) -> list[str]:
+    """The options of the last mount at `mountpoint`, as its file system tells them."""
+    found: list[str] = []
+    with open("/proc/self/mountinfo", "rb") as mountinfo:
+        for line in mountinfo:
+            if os.fsdecode(_unescape(line.split(b" ")[4])) == mountpoint:
+                found = os.fsdecode(line.split(b" ")[-1].strip()).split(",")
+    return found
 
 
 def _devices() -> Iterator[tuple[str, str]]:

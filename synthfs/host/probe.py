@@ -6,9 +6,19 @@ So the look is taken by a child that is given a limit, and left behind if it doe
 import errno
 import os
 import subprocess
+from dataclasses import dataclass
 
 LIMIT = 5.0
 """Seconds that a healthy mount has by far enough in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Owner and group by number; `mode` are the permission bits."""
+
+    user: int
+    group: int
+    mode: int
 
 
 def read(path: str, limit: float = LIMIT) -> bytes | None:
@@ -19,6 +29,15 @@ def read(path: str, limit: float = LIMIT) -> bytes | None:
 def answers(path: str, limit: float = LIMIT) -> bool:
     """Whether `stat(path)` comes back, and with success, within `limit` seconds."""
     return _output(("stat", "--format=%i", "--", path), limit) is not None
+
+
+def permissions(path: str, limit: float = LIMIT) -> Permissions | None:
+    """Whom a file belongs to, and what it allows; None where that cannot be told, or not within `limit` seconds."""
+    told = _output(("stat", "--format=%u %g %a", "--", path), limit)
+    if told is None:
+        return None
+    user, group, mode = told.split()
+    return Permissions(int(user), int(group), int(mode, 8))
 
 
 def is_disconnected(path: str, limit: float = LIMIT) -> bool:

@@ -34,6 +34,8 @@ _NOBODY = "65534:65534"
 _CAP_SETGID, _CAP_SETUID = 6, 7
 _DISK, _SCREEN = "/dev/fdset/1", "/dev/fdset/2"
 """What qemu gets as open descriptors: it may not look for them by name once it is another user."""
+_ROOM = 16 << 20
+"""Bytes without which not even the empty file and a picture would fit."""
 _NEARLY = 128 << 10
 """Bytes below its bound at which qemu's file for the guest's writes counts as full; it grows by less than that at a time."""
 
@@ -86,7 +88,10 @@ def space_for_writes() -> int:
         found = os.statvfs(_temporary())
     except OSError as error:
         raise SynthfsError(f"{_temporary()} cannot take what the machine writes: {error.strerror}; set TMPDIR") from error
-    return found.f_bavail * found.f_frsize
+    free = found.f_bavail * found.f_frsize
+    if free < _ROOM:
+        raise SynthfsError(f"{_temporary()} is full, and has no room for what the machine writes; set TMPDIR")
+    return free
 
 
 def _temporary() -> str:
