@@ -22,6 +22,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs": (0, BOTH),
     "synthfs.units": (0, BOTH),
     "synthfs.errors": (0, BOTH),
+    "synthfs.text": (0, BOTH),
     "synthfs.extents": (0, BOTH),
     "synthfs.model": (0, BOTH),
     "synthfs.identity": (0, BOTH),
@@ -39,6 +40,8 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.urbackup.rawfile": (1, PURE),
     "synthfs.urbackup.hashfile": (1, PURE),
     "synthfs.host": (1, WORLD),
+    "synthfs.host.streams": (1, WORLD),
+    "synthfs.host.logs": (1, WORLD),
     "synthfs.host.notify": (1, WORLD),
     "synthfs.host.state": (1, WORLD),
     "synthfs.host.collector": (1, WORLD),
@@ -141,7 +144,8 @@ ORDER = list(HOUSE)
 PURE_STANDARD_LIBRARY = frozenset(
     (
         *("abc", "array", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "enum", "fnmatch"),
-        *("functools", "hashlib", "itertools", "math", "re", "struct", "types", "typing", "unicodedata", "uuid", "zlib"),
+        *("functools", "hashlib", "itertools", "math", "re", "shlex", "struct", "types", "typing", "unicodedata", "uuid"),
+        "zlib",
     )
 )
 """What the pure wing may use of it: nothing here reads a file or a clock, rolls dice or logs, but for the names below."""

@@ -19,7 +19,7 @@ from synthfs import __version__
 from synthfs.cli import config
 from synthfs.cli.common import say
 from synthfs.errors import FullError, SynthfsError
-from synthfs.host import publish
+from synthfs.host import publish, streams
 
 BUG, INTERRUPTED = 70, 130
 
@@ -98,6 +98,7 @@ def main() -> None:
 
 def run(arguments: Callable[[], list[str] | None]) -> None:
     """Runs the command line that `arguments` gives, if any, and ends the process with the right code."""
+    streams.complete()
     # Not every terminal can show every name: it gets a question mark rather than an error.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

@@ -3,15 +3,13 @@
 import grp
 import json
 import logging
-import logging.handlers
 import os
 import pwd
 import re
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from types import ModuleType
 from typing import Annotated
 
@@ -21,10 +19,11 @@ from synthfs.cli.common import Database, Store, look_again, look_at, not_empty, 
 from synthfs.engines import session
 from synthfs.errors import MountError, SynthfsError, TargetError
 from synthfs.extents import Source
-from synthfs.host import background, files, mounts, probe
+from synthfs.host import background, files, logs, mounts, probe
 from synthfs.model import STATUS, STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
+from synthfs.text import quoted
 
 log = logging.getLogger(__name__)
 
@@ -100,22 +99,23 @@ def mount(
     _clear(place)
     usual = (catalog.store.owner, catalog.store.group) if allow_other else (os.geteuid(), os.getegid())
     access = (_user(owner, usual[0]), _group(group, usual[1]), _mode(mode or ("0660" if scratch else "0440")))
-    handler = _log_handler(log_file, daemon)
+    outlet = _log_outlet(log_file, daemon)
 
-    def serve() -> int:
+    def serve(dropped: Callable[[], int]) -> None:
         fuse = _fuse()
-        logging.basicConfig(level=log_level.upper(), handlers=[handler])
         who, days = fuse.Access(*access), discard_after * _DAY
         settings = fuse.Settings(place, who, allow_other, refresh, scratch, days, tuple(formats), free)
-        fuse.serve(
-            catalog, lambda before: look_again(before, database), settings, lambda: _greet(catalog, place, daemon)
-        )
-        return 0
+        again, greet = partial(look_again, database=database), partial(_greet, catalog, place, daemon)
+        fuse.serve(catalog, again, settings, greet, dropped)
+
+    def logged() -> int:
+        with logs.written(log_level.upper(), outlet) as dropped:
+            return _reported(daemon, partial(serve, dropped))
 
     if daemon:
-        _serve_in_background(serve, place, root)
+        _serve_in_background(logged, place, root)
     else:
-        serve()
+        logged()
 
 
 def _fuse() -> ModuleType:
@@ -134,14 +134,13 @@ def try_mount(catalog: Catalog, place: str) -> None:
     _check_empty(place)
     nothing = replace(catalog, machines={})
 
-    def serve() -> int:
+    def serve() -> None:
         fuse = _fuse()
         access = fuse.Access(os.geteuid(), os.getegid(), 0o400)
         fuse.serve(nothing, lambda before: before, fuse.Settings(place, access, interval=0.0))
-        return 0
 
     try:
-        _serve_in_background(serve, place, root)
+        _serve_in_background(partial(_reported, True, serve), place, root)
     finally:
         if made := mounts.at(place):
             _take_away(made)
@@ -157,7 +156,7 @@ def _take_away(mount: mounts.Mount) -> None:
 
 def _serve_in_background(serve: Callable[[], int], place: str, root: str) -> None:
     try:
-        background.start(lambda: _reported(serve), lambda: _answers(place, root))
+        background.start(serve, lambda: _answers(place, root))
     except BaseException:
         if left := mounts.at(place):
             mounts.detach(left)
@@ -175,16 +174,21 @@ def _answers(place: str, root: str) -> bool:
     return found is not None and found.store == root and probe.answers(f"{place}/{STATUS_DIRECTORY}")
 
 
-def _reported(serve: Callable[[], int]) -> int:
-    """Runs the server of a daemon: what goes wrong is one line for the waiting parent."""
+def _reported(daemon: bool, serve: Callable[[], None]) -> int:
+    """Runs the server. Of a daemon, what goes wrong is one line for the waiting parent."""
     try:
-        return serve()
+        serve()
     except SynthfsError as error:
-        print(f"synthfs: {error}", file=sys.stderr, flush=True)
+        if not daemon:
+            raise
+        say(f"synthfs: {error}")
         return error.exit_code
     except BaseException:
+        if not daemon:
+            raise
         log.exception("bug in the mount process, please report it")
         return 70
+    return 0
 
 
 def _check_place(root: str, place: str) -> None:
@@ -194,14 +198,14 @@ def _check_place(root: str, place: str) -> None:
     if root.startswith(f"{place}/"):
         raise MountError(f"{place} contains the store, which the mount would hide. Mount elsewhere")
     if (old := mounts.at(place)) and not mounts.is_dead(old):
-        end = f"`synthfs umount {shlex.quote(place)}` ends it"
+        end = f"`synthfs umount {quoted(place)}` ends it"
         raise MountError(f"{place} is a running synthfs mount of {old.store} already; {end}")
 
 
 def _scratch(named: str, root: str, place: str) -> str:
     """The scratch directory, resolved. Raises MountError where UrBackup would clear it away or the mount would hide it."""
     if not os.path.isdir(named):
-        raise MountError(f"--writable {named} is no directory; make one with `mkdir -p {shlex.quote(named)}`")
+        raise MountError(f"--writable {named} is no directory; make one with `mkdir -p {quoted(named)}`")
     scratch = os.path.realpath(named)
     if f"{scratch}/".startswith(f"{root}/"):
         raise MountError(f"{scratch} lies inside the store; UrBackup's clean-up would delete what is written. Name another")
@@ -221,7 +225,7 @@ def _clear(place: str) -> None:
 def _check_empty(place: str) -> None:
     """Raises MountError where there is no empty directory."""
     if not os.path.isdir(place):
-        remedy = "name an empty one" if os.path.lexists(place) else f"make one with `mkdir -p {shlex.quote(place)}`"
+        remedy = "name an empty one" if os.path.lexists(place) else f"make one with `mkdir -p {quoted(place)}`"
         raise MountError(f"{place} is no directory; {remedy}")
     try:
         if os.listdir(place):
@@ -263,20 +267,14 @@ def _mode(text: str) -> int:
     return bits
 
 
-def _log_handler(file: str | None, daemon: bool) -> logging.Handler:
-    handler: logging.Handler
+def _log_outlet(file: str | None, daemon: bool) -> logs.Outlet | None:
+    """Where the log goes; None for stderr."""
     if file:
         try:
-            handler = logging.FileHandler(file)
+            return logs.Descriptor.file(file)
         except OSError as error:
             raise TargetError(f"--log-file {file}: {error.strerror}") from error
-    elif daemon and os.path.exists("/dev/log"):
-        handler = logging.handlers.SysLogHandler("/dev/log")
-    else:
-        handler = logging.StreamHandler()
-    moment = "%(asctime)s " if file else ""
-    handler.setFormatter(logging.Formatter(f"{moment}synthfs[%(process)d]: %(message)s"))
-    return handler
+    return logs.Syslog() if daemon and logs.Syslog.is_there() else None
 
 
 def _greet(catalog: Catalog, place: str, daemon: bool) -> None:
@@ -285,7 +283,7 @@ def _greet(catalog: Catalog, place: str, daemon: bool) -> None:
     if not daemon:
         disks = len(catalog.disks)
         what = "1 disk of {} is" if disks == 1 else f"{disks} disks of {{}} are"
-        end = f"Ctrl-C, or `synthfs umount {shlex.quote(place)}`, ends the mount."
+        end = f"Ctrl-C, or `synthfs umount {quoted(place)}`, ends the mount."
         say(f"{what.format(catalog.store.root)} at {place}. {end}")
 
 

@@ -36,8 +36,8 @@ class Metrics:
             bucket += 1
         self.buckets[bucket] += 1
 
-    def text(self, open_handles: int, held: int) -> str:
-        """All of it. `held` is the length of backups that were deleted and are still open."""
+    def text(self, open_handles: int, held: int, dropped: int) -> str:
+        """All of it. `held` is the length of backups that were deleted and are still open, `dropped` lines the log lost."""
         rows = [
             *_metric("synthfs_disks", "gauge", "Disks that the mount shows.", self.disks),
             *_metric("synthfs_pending", "gauge", "Files that wait until the holes of their backups are known.", self.pending),
@@ -48,6 +48,7 @@ class Metrics:
             *_metric("synthfs_read_bytes_total", "counter", "Bytes that were read.", self.read_bytes),
             *_metric("synthfs_errors_total", "counter", "Requests that ended in an error.", self.errors),
             *_metric("synthfs_bugs_total", "counter", "Of these, errors of the program itself.", self.bugs),
+            *_metric("synthfs_log_lines_dropped_total", "counter", "Lines of the log that nobody took.", dropped),
             *_metric("synthfs_refreshes_total", "counter", "Scans of the store.", self.refreshes),
             *_metric("synthfs_failed_refreshes_total", "counter", "Scans that failed.", self.failed_refreshes),
             *_metric("synthfs_refresh_seconds", "gauge", "Time that the last scan took.", round(self.refresh_seconds, 6)),

@@ -88,11 +88,12 @@ def serve(
     survey: Callable[[Catalog], Catalog],
     settings: Settings,
     mounted: Callable[[], None] = lambda: None,
+    dropped: Callable[[], int] = lambda: 0,
 ) -> None:
     """Mounts what `catalog` offers, later what `survey` makes of the last one, and returns when the mount has ended.
 
-    SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once all disks are planned. Raises MountError where
-    it cannot be made.
+    SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once all disks are planned. `dropped` tells how many
+    lines the log has lost. Raises MountError where it cannot be made.
     """
     _allow_many_open_files()
     sys.setswitchinterval(_SWITCH)
@@ -102,7 +103,10 @@ def serve(
         scratch = stack.enter_context(Scratch(settings.scratch, settings.min_free)) if settings.scratch else None
         # Before there is a mount: whoever sees it may ask.
         listener = stack.enter_context(listening(scratch.fd)) if scratch else None
-        live = (Live(STATUS, lambda: _status(operations, catalog, settings)), Live(METRICS, lambda: _metrics(operations)))
+        live = (
+            Live(STATUS, lambda: _status(operations, catalog, settings, dropped())),
+            Live(METRICS, lambda: operations.metrics.text(operations.open_handles, operations.bytes_held, dropped())),
+        )
 
         trees = _Trees(settings.formats, live, scratch, metrics)
         operations = (
@@ -241,7 +245,7 @@ async def _keep_house(operations: Operations) -> None:
         operations.rest()
 
 
-def _status(operations: Operations, catalog: Catalog, settings: Settings) -> str:
+def _status(operations: Operations, catalog: Catalog, settings: Settings, dropped: int) -> str:
     """`status.json`: which process serves what, and how it fares."""
     status = {
         "version": __version__,
@@ -253,13 +257,10 @@ def _status(operations: Operations, catalog: Catalog, settings: Settings) -> str
         "sessions": facts(operations) if isinstance(operations, WritableOperations) else [],
         "open_handles": operations.open_handles,
         "deleted_bytes_held": operations.bytes_held,
+        "log_lines_dropped": dropped,
         **asdict(operations.metrics),
     }
     return json.dumps(status, indent=2) + "\n"
-
-
-def _metrics(operations: Operations) -> str:
-    return operations.metrics.text(operations.open_handles, operations.bytes_held)
 
 
 def _allow_many_open_files() -> None:

@@ -20,6 +20,7 @@ import logging
 import os
 import stat
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -32,6 +33,7 @@ from synthfs.engines.read import Reader
 from synthfs.errors import FullError, SynthfsError
 from synthfs.fuse.inodes import Inodes
 from synthfs.fuse.metrics import Metrics
+from synthfs.host.logs import News
 from synthfs.host.scratch import ScratchFile
 from synthfs.plan.tree import Bud, File, Live, Node, Numbered, Tree
 
@@ -67,8 +69,7 @@ def handler(
             raise FUSEError(errno.ENOSPC if isinstance(error, FullError) else errno.EIO) from error
         except Exception as error:
             self.metrics.errors += 1
-            self.metrics.bugs += 1
-            log.exception("bug in %s, please report it", operation.__qualname__)
+            self.report_bug(operation.__qualname__)
             raise FUSEError(errno.EIO) from error
 
     return guarded
@@ -125,7 +126,7 @@ class Operations(pyfuse3.Operations):
         self._listings: dict[int, tuple[Node, ...]] = {}
         self._numbers = itertools.count(1)
         self._buffer = memoryview(bytearray(MAX_READ))
-        self._reported: set[str] = set()
+        self._news = News()
         # Threads of their own: reads that hang on a broken disk, and looks that wait for a plan, must not keep scans and
         # watchdogs waiting, nor each other.
         self._reading = trio.CapacityLimiter(_READERS)
@@ -241,10 +242,13 @@ class Operations(pyfuse3.Operations):
     def report(self, error: SynthfsError) -> None:
         """Counts an error and logs it, the first time: a client that meets it will try again and again."""
         self.metrics.errors += 1
-        level = logging.DEBUG if str(error) in self._reported else logging.WARNING
-        log.log(level, "%s", error)
-        if len(self._reported) < 1000:
-            self._reported.add(str(error))
+        log.log(self._news.level(str(error)), "%s", error)
+
+    def report_bug(self, where: str) -> None:
+        """Counts the exception that is being handled and logs it, the first time."""
+        self.metrics.bugs += 1
+        level = self._news.level(traceback.format_exc(), logging.ERROR)
+        log.log(level, "bug in %s, please report it", where, exc_info=True)
 
     def rest(self) -> None:
         """Lets go of files that are open but idle, where holding them would be in UrBackup's way."""

@@ -274,8 +274,7 @@ class WritableOperations(Operations):
         except SynthfsError as error:
             freeze.error = error
         except Exception:
-            log.exception("bug in making %s writable, please report it", file.name)
-            self.metrics.bugs += 1
+            self.report_bug(f"making {file.name} writable")
             freeze.error = SourceError(f"{file.name} could not be made writable")
         finally:
             del self._freezes[file.inode]

@@ -17,6 +17,8 @@ LIMIT = 30.0
 
 _MOST_HEARD = 65536
 """Bytes."""
+_LAST_WORDS = 8192
+"""Bytes of what the child wrote to stderr that are told where it fails: the last ones."""
 
 _PAUSE = 0.005
 """Between looks whether the server is ready; half of it is waited for nothing, and a look takes 0.3 ms of a processor."""
@@ -29,6 +31,10 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
     child is left.
     """
     report, child_report = os.pipe()
+    # The child waits for nobody who does not read, and whoever reads does not wait for what the child leaves behind.
+    os.set_blocking(report, False)
+    os.set_blocking(child_report, False)
+    words = b""
     child = os.fork()
     if child == 0:
         os.close(report)
@@ -38,9 +44,11 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
     try:
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
-            if os.waitpid(child, os.WNOHANG)[0]:
+            has_ended = bool(os.waitpid(child, os.WNOHANG)[0])
+            words = (words + _read(report))[-_LAST_WORDS:]
+            if has_ended:
                 child = 0
-                raise MountError(_last_words(report) or "the mount process ended without saying why")
+                raise MountError(_told(words) or "the mount process ended without saying why")
             if is_ready():
                 return child
             time.sleep(_PAUSE)
@@ -97,11 +105,17 @@ def _become_server(report: int) -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # lives as long as the process
 
 
-def _last_words(report: int) -> str:
+def _read(report: int) -> bytes:
+    """What has been written there by now."""
     words = b""
-    while part := os.read(report, 65536):
-        words += part
-    lines = words.decode("utf-8", "replace").strip().splitlines()
+    with suppress(BlockingIOError):
+        while part := os.read(report, 65536):
+            words = (words + part)[-_LAST_WORDS:]
+    return words
+
+
+def _told(words: bytes) -> str:
+    lines = os.fsdecode(words).strip().split("\n")
     return "; ".join(line.removeprefix("synthfs: ") for line in lines)
 
 

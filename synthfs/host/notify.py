@@ -8,6 +8,8 @@ import os
 import socket
 import time
 
+from synthfs.text import printable
+
 _LIMIT = 1.0
 
 
@@ -21,7 +23,7 @@ def notify(**fields: str | int) -> None:
     if not is_supervised():
         return
     address = os.environ["NOTIFY_SOCKET"]
-    message = "\n".join(f"{name}={value}" for name, value in fields.items())
+    message = "\n".join(f"{name}={printable(str(value))}" for name, value in fields.items())
     # A supervisor that went away, or does not read for a while, is no reason to stop serving.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         channel.settimeout(_LIMIT)
