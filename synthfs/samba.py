@@ -9,7 +9,6 @@ Not for: changing anybody's configuration.
 import configparser
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from synthfs.errors import NotFoundError, UnsupportedError
 from synthfs.host.mounts import Door
 from synthfs.host.smb_users import all_get_in
 from synthfs.host.smb_users import problems as users_problems
+from synthfs.text import quoted
 
 Section = Mapping[str, str]
 
@@ -28,7 +28,7 @@ _STANZA = """\
     # The directory above the mount: on the mount itself, clients would keep a dead directory when synthfs restarts.
     path = {parent}
 {writing}    # Backups hold everything; Windows refuses guests anyway.
-    valid users = @{group}{writers}
+    valid users = {readers}{writers}
     # The mount lets this group in, and nobody else.
     force group = {group}
     # Permissions of Linux users mean nothing to Windows and confuse Explorer (a "corrupt" recycle bin).
@@ -55,6 +55,12 @@ _WRITING = """\
 """
 
 
+_NAME = r"[^\s,;#%\"'=]*[^\s,;#%\"'=\\]"
+"""Of a user or a group, in a list of such; of groups also several of these, in quotes."""
+
+_NO_SHARES = frozenset(("global", "homes", "printers", "print$", "ipc$"))
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line about a configuration: `good` or not, and what to do."""
@@ -67,17 +73,28 @@ def stanza(mountpoint: str, group: str, name: str = "backups", writers: Sequence
     """The share for a mount at `mountpoint` whose files belong to `group`, and that `writers` may write to.
 
     A writer is a user, or with `@` before it a group. Raises UnsupportedError at the top directory, and for what smb.conf would
-    take for more than one name.
+    take for something else, or for more than one name.
     """
+    # What Samba refuses in the name of a share, and what is none.
+    if not re.fullmatch(r"[^][%<>*?|/\\+=;:,\"]{1,80}", name) or not name.isprintable() or name.strip() != name:
+        raise UnsupportedError(f"{name!r} is no name that Samba takes for a share")
+    if name.lower() in _NO_SHARES:
+        raise UnsupportedError(f"[{name}] means something else in smb.conf; choose another name for the share")
     for writer in writers:
-        if not re.fullmatch(r"[@+&]?[^\s,;#%\"'=]+", writer):
+        if not re.fullmatch(rf"[@+&]?{_NAME}", writer) or not writer.isprintable():
             raise UnsupportedError(f"{writer!r} is no name of a user, or of a group with @ before it")
     parent = os.path.dirname(mountpoint)
     if parent == "/":
         raise UnsupportedError(f"{mountpoint} has only / above it to share; mount at, say, /srv/synthfs/disks")
+    # A backslash at the end goes on in the next line, % stands for what Samba puts there, quotes and blanks are taken off.
+    if not parent.isprintable() or re.search(r"[%\"]|\\$|^\s|\s$", parent):
+        raise UnsupportedError(f"smb.conf cannot hold the path {parent!r}; mount elsewhere")
+    if not re.fullmatch(f"{_NAME}( {_NAME})*", group) or not group.isprintable():
+        raise UnsupportedError(f"smb.conf cannot hold the group {group!r}; mount with another --group")
     named = "".join(f" {writer}" for writer in writers)
     writing = _WRITING.format(writers=named) if writers else _READING
-    return _STANZA.format(name=name, parent=parent, group=group, writing=writing, writers=named)
+    readers = f'@"{group}"' if " " in group else f"@{group}"
+    return _STANZA.format(name=name, parent=parent, group=group, writing=writing, readers=readers, writers=named)
 
 
 def active_configuration(named: str | None = None) -> str:
@@ -87,7 +104,15 @@ def active_configuration(named: str | None = None) -> str:
         raise NotFoundError("testparm is not installed; it comes with Samba (apt install samba)")
     # Without --verbose a `writeable = yes` in [global] would not show, though every share inherits it.
     command = [program, "--suppress-prompt", "--verbose", *([named] if named else [])]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30)
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=30,
+    )
     if result.returncode:
         raise NotFoundError(f"testparm does not accept the configuration: {result.stderr.strip().splitlines()[-1:]}")
     return result.stdout
@@ -111,7 +136,7 @@ def findings(text: str, mountpoint: str, writable: bool = False, door: Door | No
         is_closed = True
         yield Finding(False, closed(mountpoint, door.user))
     if not shares:
-        yield Finding(False, f"no share leads to {mountpoint}; `synthfs share {shlex.quote(mountpoint)}` prints one")
+        yield Finding(False, f"no share leads to {mountpoint}; `synthfs share {quoted(mountpoint)}` prints one")
     if os.path.exists("/sys/class/ksmbd-control"):
         yield Finding(False, "ksmbd serves SMB here: to it every file is sparse, which Windows does not attach; use Samba")
     for name, share in shares.items():
@@ -126,7 +151,7 @@ def closed(mountpoint: str, user: int) -> str:
     """What to say of a mount that none of the share's users gets into, since `user` made it for itself."""
     whom = "nobody but root" if user == 0 else "nobody"
     why = "it was mounted without allow_other, and clients do not even see it"
-    cure = f"`synthfs umount {shlex.quote(mountpoint)}`, and mount it with --allow-other --group GROUP"
+    cure = f"`synthfs umount {quoted(mountpoint)}`, and mount it with --allow-other --group GROUP"
     return f"{mountpoint} lets {whom} in: {why}; {cure}"
 
 

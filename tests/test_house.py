@@ -157,6 +157,19 @@ IMPURE_NAMES = {
 IMPURE_BUILTINS = frozenset(("open", "print", "input", "exec", "eval", "breakpoint", "__import__"))
 KEEPERS = {"trio": ("synthfs.fuse",), "pyfuse3": ("synthfs.fuse",), "errno": ("synthfs.host", "synthfs.fuse")}
 KEEPERS["bisect"] = ("synthfs.extents", "synthfs.plan.nearest")
+KEEPERS["rich"] = ("synthfs.cli.terminal",)
+SPEAKERS = {
+    "synthfs.cli.common": "say, answer and print_json, through which all plain text goes",
+    "synthfs.cli.terminal": "all that is drawn",
+    "synthfs.cli.main": "which ends what was printed, and prints nothing itself",
+    "synthfs.host.logs": "what is printed while a mount is served",
+    "synthfs.host.streams": "opens what the caller closed",
+    "synthfs.host.background": "closes what a daemon inherited",
+    "synthfs.__main__": "one constant line, before anything can be imported",
+}
+"""The modules that may lay hands on stdout and stderr."""
+SPEECH = frozenset(("stdout", "stderr", "__stdout__", "__stderr__", "echo", "secho"))
+SPEECH |= {"print_exc", "print_exception", "StreamHandler", "basicConfig"}
 
 
 @cache
@@ -259,6 +272,26 @@ class TestEachModule:
         if not within(module, KEEPERS["errno"]):
             lines = [n.lineno for n in ast.walk(tree(module)) if isinstance(n, ast.Attribute) and n.attr == "errno"]
             assert lines == [], "an errno is understood in host/ and spoken in fuse/"
+
+    def test_text_goes_out_in_one_place(self, module: str) -> None:
+        """Nobody else prints: there, nothing in a text acts on a terminal, makes another line, or keeps a mount waiting."""
+        for node in () if module in SPEAKERS else ast.walk(tree(module)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("sys", "typer", "click", "traceback", "logging"):
+                assert node.attr not in SPEECH, f"line {node.lineno}: {ast.unparse(node)}"
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print", f"line {node.lineno}: print()"
+
+    def test_commands_are_quoted(self, module: str) -> None:
+        """A command that a message proposes, between backticks, has nothing in it but words and what `quoted` made."""
+        strings = [node for node in ast.walk(tree(module)) if isinstance(node, ast.JoinedStr)]
+        for string in strings:
+            inside = False
+            for part in string.values:
+                if isinstance(part, ast.Constant):
+                    inside ^= str(part.value).count("`") % 2 == 1
+                elif inside and isinstance(part, ast.FormattedValue):
+                    name = ast.unparse(part.value)
+                    assert name.startswith("quoted(") or name.isupper(), f"line {string.lineno}: `…{{{name}}}…`"
 
     def test_engines_know_no_formats(self, module: str) -> None:
         """An engine consumes a map; which bytes a table or footer has is not its business."""

@@ -8,17 +8,16 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from synthfs.cli import mount as mount_verb
 from synthfs.cli.common import Database, Image, Json, find_disk, look_at, print_json, say, say_notes
-from synthfs.cli.terminal import err
+from synthfs.cli.terminal import progress
 from synthfs.errors import NotFoundError, TargetError
 from synthfs.formats import gpt
 from synthfs.host import qemu
@@ -158,14 +157,11 @@ def _mounted(disk: Disk, database: str | None, workshop: str) -> Iterator[str]:
 
 def _wait(machine: qemu.Machine, seconds: float) -> bool:
     """Waits, with a bar on a terminal; False as soon as the machine is off."""
-    columns = TextColumn("booting"), BarColumn(), TimeRemainingColumn()
-    shown = sys.stderr.isatty()
-    with Progress(*columns, console=err, transient=True) if shown else nullcontext() as progress:
-        task = progress.add_task("booting", total=seconds) if progress else None
+    with progress() as bar:
+        task = bar.add_task("booting", total=seconds)
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if not machine.runs_for(min(_STEP, left)):
                 return False
-            if progress and task is not None:
-                progress.update(task, completed=seconds - left)
+            bar.update(task, completed=seconds - left)
     return machine.runs_for(0)

@@ -1,14 +1,17 @@
 """What all verbs share: how they talk, what they ask for, and how a path becomes a disk.
 
-stdout carries the answer, stderr everything that is said about it; with `--json` stdout is JSON alone.
+stdout carries the answer, stderr everything that is said about it; with `--json` stdout is JSON alone. Text goes out through
+`say`, `answer` and `print_json`, or through `cli/terminal` where it is drawn, and through nothing else: nothing in it acts on
+a terminal or makes another line.
 """
 
 import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -26,6 +29,7 @@ from synthfs.plan.names import fold, owner
 from synthfs.plan.renew import new_identity
 from synthfs.plan.tree import NEW_IDENTITY, File, Tree, find
 from synthfs.survey import survey
+from synthfs.text import printable
 from synthfs.units import SECTOR, GiB
 from synthfs.urbackup import remembered
 from synthfs.urbackup.storage import is_client, split_path
@@ -62,14 +66,23 @@ VolumeOnly = Annotated[bool, typer.Option("--volume-only", help="This volume alo
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 
 
-def printable(text: str) -> str:
-    """`text` without anything that a terminal would act on: names come from the backed-up machines."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
 def say(text: str) -> None:
-    """One line on stderr."""
-    print(printable(text), file=sys.stderr)
+    """One line on stderr. That nobody takes it is no reason to fail."""
+    with suppress(OSError):
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
+
+
+def answer(text: str = "") -> None:
+    """One line on stdout."""
+    print(printable(text))
+
+
+def say_bug() -> None:
+    """The traceback of the exception that is being handled, in lines that none of its texts can forge."""
+    for line in traceback.format_exc().rstrip("\n").split("\n"):
+        say(f"| {line}")
+    say("synthfs: this is a bug, please report it with the lines above")
 
 
 def say_notes(notes: tuple[Note, ...]) -> None:
@@ -77,9 +90,9 @@ def say_notes(notes: tuple[Note, ...]) -> None:
         say(f"{'warning' if note.warning else 'note'}: {note.text}")
 
 
-def print_json(value: Any) -> None:
-    """`value` on stdout. Names with bytes that are no UTF-8 come out as \\udcXX escapes (Python's surrogateescape)."""
-    print(json.dumps(value, indent=2, ensure_ascii=True))
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """`value` on stdout, at once. Names with bytes that are no UTF-8 come out as \\udcXX escapes (Python's surrogateescape)."""
+    print(json.dumps(value, indent=indent, ensure_ascii=True), flush=True)
 
 
 @contextmanager
@@ -90,7 +103,7 @@ def _busy(text: str) -> Iterator[None]:
         return
     from synthfs.cli.terminal import spinning
 
-    with spinning(printable(text)):
+    with spinning(text):
         yield
 
 

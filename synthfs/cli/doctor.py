@@ -1,7 +1,6 @@
 """`synthfs doctor`: whether everything that synthfs needs is there, each finding with what to do about it."""
 
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,13 +11,13 @@ import typer
 
 from synthfs import samba
 from synthfs.cli import mount as mount_verb
-from synthfs.cli.common import Database, Json, Store, look_at, print_json, unreadable
-from synthfs.cli.terminal import out
+from synthfs.cli.common import Database, Json, Store, answer, look_at, print_json, unreadable
 from synthfs.engines.materialize import can_share_into
 from synthfs.errors import MountError, NotFoundError, ShareError, SourceError, TargetError
 from synthfs.host import apparmor, hooks, mounts
 from synthfs.plan.catalog import Catalog
 from synthfs.samba import Finding
+from synthfs.text import quoted
 from synthfs.units import human
 
 _FULL = 0.95
@@ -51,7 +50,7 @@ def doctor(
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
     else:
         for finding in findings:
-            out.print(f"{'ok' if finding.good else 'problem'}: {finding.text}", soft_wrap=True)
+            answer(f"{'ok' if finding.good else 'problem'}: {finding.text}")
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 
@@ -82,7 +81,7 @@ def _tried(catalog: Catalog, place: str | None) -> str:
         mount_verb.try_mount(catalog, place)
         return f"FUSE works: a mount was made at {place}, and ended"
     if mounts.status(running) is None and not mounts.is_closed(running):
-        raise MountError(f"{place} is mounted and does not answer; end it with `synthfs umount {shlex.quote(place)}`")
+        raise MountError(f"{place} is mounted and does not answer; end it with `synthfs umount {quoted(place)}`")
     return f"FUSE works: {place} is mounted"
 
 

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from synthfs.cli.common import Database, Json, Store, is_among, look_at, print_json, printable, say, say_notes, unreadable
+from synthfs.cli.common import Database, Json, Store, answer, is_among, look_at, print_json, say, say_notes, unreadable
 from synthfs.cli.describe import Facts, catalog_facts
-from synthfs.cli.terminal import out, print_table
+from synthfs.cli.terminal import print_table
 from synthfs.errors import NotFoundError
+from synthfs.text import quoted
 from synthfs.units import human
 
 
@@ -23,7 +23,8 @@ def list_disks(
     catalog = look_at(store, database)
     facts = catalog_facts(catalog, lambda name: is_among(name, client), everything)
     if client != "*" and not any(facts.get(key) for key in ("disks", "not_offered")):
-        raise NotFoundError(f"{store} offers nothing of a client {client!r}; `synthfs list {store} --all` shows what there is")
+        there = f"`synthfs list {quoted(store)} --all` shows what there is"
+        raise NotFoundError(f"{store} offers nothing of a client {client!r}; {there}")
     say_notes(catalog.notes)
     if (denied := unreadable(catalog, client)) and not everything:
         say(f"warning: {denied}")
@@ -41,24 +42,12 @@ def _print_disks(facts: Facts) -> None:
     if not facts["disks"]:
         say(f"{facts['store']} has no disk to offer")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("CLIENT", no_wrap=True)
-    table.add_column("DISK", no_wrap=True)
-    table.add_column("SIZE", justify="right", no_wrap=True)
-    table.add_column("TABLE", no_wrap=True)
-    table.add_column("PARTITIONS", no_wrap=True)
-    for disk in facts["disks"]:
-        table.add_row(
-            printable(disk["client"]),
-            printable(disk["name"]),
-            human(disk["length"]),
-            disk["scheme"],
-            _imaged(disk),
-        )
-    print_table(table)
+    heads = ("CLIENT", "DISK", "SIZE", "TABLE", "PARTITIONS")
+    rows = ((disk["client"], disk["name"], human(disk["length"]), disk["scheme"], _imaged(disk)) for disk in facts["disks"])
+    print_table(heads, rows, right=("SIZE",))
     for disk in facts["disks"]:
         for note in _warnings(disk):
-            out.print(f"{printable(disk['client'])}, {printable(disk['name'])}: {note}", soft_wrap=True)
+            answer(f"{disk['client']}, {disk['name']}: {note}")
 
 
 def _imaged(disk: Facts) -> str:
@@ -68,11 +57,11 @@ def _imaged(disk: Facts) -> str:
 
 
 def _warnings(disk: Facts) -> list[str]:
-    return [printable(note["text"]) for note in disk["notes"] if note["warning"]]
+    return [note["text"] for note in disk["notes"] if note["warning"]]
 
 
 def _print_rest(facts: Facts) -> None:
     for part in facts["parts"]:
-        out.print(f"part of disk {part['disk_id']}: {printable(part['image'])}", soft_wrap=True)
+        answer(f"part of disk {part['disk_id']}: {part['image']}")
     for skipped in facts["not_offered"]:
-        out.print(f"not offered: {printable(skipped['name'])}: {printable(skipped['reason'])}", soft_wrap=True)
+        answer(f"not offered: {skipped['name']}: {skipped['reason']}")

@@ -6,7 +6,6 @@ not understood; 70 a bug, with a traceback; 130 interrupted.
 
 import io
 import sys
-import traceback
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -17,11 +16,15 @@ from typer.core import TyperGroup
 
 from synthfs import __version__
 from synthfs.cli import config
-from synthfs.cli.common import say
+from synthfs.cli.common import answer, say, say_bug
 from synthfs.errors import FullError, SynthfsError
 from synthfs.host import publish, streams
 
 BUG, INTERRUPTED = 70, 130
+_USAGE = 2
+
+_UsageError: Any = typer.BadParameter.__base__
+"""Of click, or from Typer 0.28 on of Typer itself."""
 
 VERBS = {
     "list": "list.list_disks",
@@ -68,7 +71,7 @@ app = typer.Typer(cls=_Verbs, no_args_is_help=True, **_STYLE)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"synthfs {__version__}")
+        answer(f"synthfs {__version__}")
         raise typer.Exit
 
 
@@ -109,11 +112,6 @@ def run(arguments: Callable[[], list[str] | None]) -> None:
     except SynthfsError as error:
         say(f"synthfs: {error}")
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        # Typer turns Ctrl-C into this, without a word.
-        if end.code == INTERRUPTED:
-            say("synthfs: interrupted")
-        raise
     except KeyboardInterrupt:
         say("synthfs: interrupted")
         sys.exit(INTERRUPTED)
@@ -123,15 +121,18 @@ def run(arguments: Callable[[], list[str] | None]) -> None:
             say(f"synthfs: the answer cannot be written out: {error.strerror}; make room, or write it elsewhere")
             _forget_the_rest()
             sys.exit(FullError.exit_code)
-        traceback.print_exc()
-        say("synthfs: this is a bug, please report it with the lines above")
+        say_bug()
         sys.exit(BUG)
 
 
 def _answer(words: list[str]) -> None:
     """Runs the verb. What it printed is out afterwards: a failure at the exit of the interpreter would be nobody's."""
     try:
-        app(words)
+        # It would print its errors itself, with whatever the words hold.
+        code = app(words, prog_name="synthfs", standalone_mode=False)
+    except _UsageError as error:
+        _say_usage(error, words)
+        sys.exit(_USAGE)
     finally:
         # There is none where the caller closed it.
         if sys.stdout:
@@ -139,6 +140,25 @@ def _answer(words: list[str]) -> None:
                 sys.stdout.flush()
             except BrokenPipeError:
                 _forget_the_rest()
+    # Typer turns Ctrl-C into this, without a word.
+    if code == INTERRUPTED:
+        say("synthfs: interrupted")
+    if code:
+        sys.exit(code)
+
+
+def _say_usage(error: Any, words: list[str]) -> None:
+    """What Typer says of a command line that it does not understand: its own lines, and one about the words."""
+    if not words:  # the message is the help
+        for line in error.format_message().split("\n"):
+            say(line)
+        return
+    if error.ctx:
+        for line in error.ctx.get_usage().split("\n"):
+            say(line)
+        say(f"Try '{error.ctx.command_path} --help' for help.")
+        say("")
+    say(f"Error: {error.format_message()}")
 
 
 def _forget_the_rest() -> None:

@@ -1,30 +1,28 @@
 """`synthfs materialize`: freeze a virtual disk into a real file that shares its data with the backup."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated, Any, assert_never
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from synthfs.cli.common import (
     Database,
     Image,
     Json,
     VolumeOnly,
+    answer,
     find_disk,
     hole_maps,
     print_json,
-    printable,
     say,
     say_notes,
     unit_of,
 )
 from synthfs.cli.describe import note_facts
-from synthfs.cli.terminal import err
+from synthfs.cli.terminal import progress
 from synthfs.engines.materialize import Prepared, Reflink, prepare
 from synthfs.errors import TargetError
 from synthfs.plan import container
@@ -145,10 +143,9 @@ def check_place(directory: str, store: str) -> None:
 
 def freeze(prepared: Prepared, name: str, force: bool) -> None:
     """Freezes, with a progress bar on a terminal."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(name, total=prepared.extents.length)
-        prepared.freeze(name, force, lambda done: progress.update(task, completed=done))
+    with progress("percent") as bar:
+        task = bar.add_task(name, total=prepared.extents.length)
+        prepared.freeze(name, force, lambda done: bar.update(task, completed=done))
 
 
 def _facts(path: str, prepared: Prepared, dry_run: bool, seconds: float) -> dict[str, Any]:
@@ -193,8 +190,8 @@ def _collect(steps: Iterable[Step]) -> dict[str, Any]:
 def _print_steps(steps: Iterable[Step]) -> dict[str, Any]:
     """What is to be done, extent by extent."""
     for step in steps:
-        source = f" from {printable(step.source.name)} at {step.offset}" if isinstance(step, Clone | Copy) else ""
-        print(f"{step.target:>16} {step.length:>16} {_verb(step):<5}{source}")
+        source = f" from {step.source.name} at {step.offset}" if isinstance(step, Clone | Copy) else ""
+        answer(f"{step.target:>16} {step.length:>16} {_verb(step):<5}{source}")
     return {}
 
 

@@ -14,9 +14,8 @@ colours, and without Unicode. Not for: what is drawn (`cli/describe`). Units: by
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.text import Text
-
-from synthfs.cli.common import printable
+from synthfs.cli.terminal import Styled, stacked, styled
+from synthfs.text import printable
 
 Range = tuple[int, int]
 STYLES = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -55,18 +54,18 @@ class Cell:
     style: str = "dim"
 
 
-def draw(cells: Sequence[Cell], width: int, glyphs: Glyphs) -> Text:
+def draw(cells: Sequence[Cell], width: int, glyphs: Glyphs) -> Styled:
     """The bar, in at most `width` columns, without a newline at its end."""
     shown, columns = _fit(cells, width)
     wall = glyphs.wall
     lines = [glyphs.line * wide for wide in columns]
-    top, bottom = (Text(left + middle.join(lines) + right) for left, middle, right in (glyphs.top, glyphs.bottom))
-    titles, sizes, filled = Text(wall), Text(wall), Text(wall)
+    top, bottom = (styled((left + middle.join(lines) + right, "")) for left, middle, right in (glyphs.top, glyphs.bottom))
+    titles, sizes, filled = [(wall, "")], [(wall, "")], [(wall, "")]
     for cell, wide in zip(shown, columns, strict=True):
-        titles.append(_cut(cell.title, wide, glyphs), style=f"bold {cell.style}").append(wall)
-        sizes.append(_cut(cell.subtitle, wide, glyphs), style=cell.style).append(wall)
-        filled.append(_fill(cell, wide, glyphs), style=cell.style).append(wall)
-    return Text("\n").join((top, titles, sizes, filled, bottom))
+        titles += (_cut(cell.title, wide, glyphs), f"bold {cell.style}"), (wall, "")
+        sizes += (_cut(cell.subtitle, wide, glyphs), cell.style), (wall, "")
+        filled += (_fill(cell, wide, glyphs), cell.style), (wall, "")
+    return stacked(top, styled(*titles), styled(*sizes), styled(*filled), bottom)
 
 
 def _fit(cells: Sequence[Cell], width: int) -> tuple[list[Cell], list[int]]:

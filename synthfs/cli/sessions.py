@@ -5,9 +5,8 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from synthfs.cli.common import Json, print_json, printable, say
+from synthfs.cli.common import Json, print_json, say
 from synthfs.cli.describe import iso
 from synthfs.cli.materialize import check_place, freeze, target
 from synthfs.cli.terminal import print_table
@@ -19,6 +18,7 @@ from synthfs.host import mounts
 from synthfs.host.control import Line, connected
 from synthfs.plan.container import suffixes
 from synthfs.plan.tree import NEW_IDENTITY
+from synthfs.text import quoted
 from synthfs.units import human
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A disk of a running mount.")]
@@ -38,11 +38,7 @@ def sessions(
     if not found:
         say(f"no disk of {mountpoint} was written to")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("DISK", no_wrap=True)
-    for name in ("SINCE", "LAST WRITE", "OWN SPACE", "BACKUP"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("OPEN IN", no_wrap=True)
+    rows = []
     for one in sorted(found, key=lambda one: str(one["path"])):
         space = "not known yet" if one["own_space"] is None else human(one["own_space"])
         users = ", ".join(map(_process, one["open"])) or "-"
@@ -50,8 +46,8 @@ def sessions(
         is_there = os.path.lexists(f"{mount.store}/{one['image']}")
         backup = "there" if one["backup"] else "changed" if is_there else "deleted"
         times = (iso(one[key])[:16].replace("T", " ") for key in ("began_ns", "written_ns"))
-        table.add_row(printable(one["path"]), *times, space, backup, printable(users))
-    print_table(table)
+        rows.append((one["path"], *times, space, backup, users))
+    print_table(("DISK", "SINCE", "LAST WRITE", "OWN SPACE", "BACKUP", "OPEN IN"), rows)
 
 
 def discard(file: File, force: Force = False) -> None:
@@ -132,7 +128,7 @@ def _status(mount: mounts.Mount) -> dict[str, Any]:
     if (found := mounts.status(mount)) is None:
         if mounts.is_closed(mount):
             raise MountError(f"{mount.mountpoint} is not open to this user; only root and the user who mounted it can do that")
-        raise MountError(f"{mount.mountpoint} does not answer; `synthfs umount {mount.mountpoint}` clears it away")
+        raise MountError(f"{mount.mountpoint} does not answer; `synthfs umount {quoted(mount.mountpoint)}` clears it away")
     return found
 
 

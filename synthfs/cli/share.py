@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from synthfs import samba
-from synthfs.cli.common import Json, print_json, say
-from synthfs.cli.terminal import out
+from synthfs.cli.common import Json, answer, print_json, say
 from synthfs.errors import MountError, SynthfsError
 from synthfs.host import mounts, probe
 from synthfs.samba import Finding
+from synthfs.text import quoted
 
 _MOST = 1000
 """How many real files of a share are looked at."""
@@ -47,7 +47,8 @@ def share(
         if as_json:
             print_json({"mountpoint": mount.mountpoint, "share": name, "stanza": stanza})
         else:
-            print(stanza, end="")
+            for line in stanza.rstrip("\n").split("\n"):
+                answer(line)
         for problem in samba.problems_of(stanza, mount.mountpoint, door):
             say(f"warning: {problem}")
         if not door.is_open:
@@ -62,7 +63,7 @@ def share(
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
     else:
         for finding in findings:
-            out.print(f"{'ok' if finding.good else 'problem'}: {finding.text}", markup=False, soft_wrap=True)
+            answer(f"{'ok' if finding.good else 'problem'}: {finding.text}")
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 
@@ -72,7 +73,7 @@ def _sparse_files(active: str, mountpoint: str) -> Iterator[Finding]:
     for path in samba.share_paths(active, mountpoint):
         for file in islice(_disk_files(path), _MOST):
             if samba.is_flagged_sparse(file):
-                cure = f"remove the mark with `setfattr -x user.DOSATTRIB '{file}'`"
+                cure = f"remove the mark with `setfattr -x user.DOSATTRIB {quoted(file)}`"
                 yield Finding(False, f"{file} is marked as sparse, and Windows does not attach it; {cure}")
 
 
@@ -100,7 +101,7 @@ def _group(mount: mounts.Mount, door: mounts.Door) -> str:
     """The name of the group that may read the mount, or of the one that could if it were open to others."""
     place = mount.mountpoint
     if mounts.is_dead(mount):
-        raise MountError(f"{place} does not answer; `synthfs umount {place}` clears it away")
+        raise MountError(f"{place} does not answer; `synthfs umount {quoted(place)}` clears it away")
     found = door.files if door.is_open else probe.permissions(mount.store)
     if found is None:
         raise MountError(f"{place if door.is_open else mount.store} does not say which group it belongs to")

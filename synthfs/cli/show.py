@@ -5,14 +5,12 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from synthfs.cli import picture
-from synthfs.cli.common import Database, Image, Json, VolumeOnly, find_disk, hole_maps, print_json, printable
+from synthfs.cli.common import Database, Image, Json, VolumeOnly, answer, find_disk, hole_maps, print_json
 from synthfs.cli.describe import Facts, data_of, disk_facts, extent_facts, hash_notes, note_facts, table_facts
 from synthfs.cli.picture import Cell
-from synthfs.cli.terminal import out
+from synthfs.cli.terminal import Styled, draw, draw_grid, draw_line, paper, print_table, stacked, styled
 from synthfs.plan import container
 from synthfs.plan.container import Format
 from synthfs.units import human
@@ -45,34 +43,33 @@ def show(
         return
     _print_title(facts)
     _print_picture(facts, data)
-    out.print(_parts(facts))
-    out.print()
+    draw_grid(_parts(facts))
+    answer()
     for each in facts["containers"]:
-        out.print(f"{each['format']}: {printable(each['file'])}, {each['length']} bytes")
+        answer(f"{each['format']}: {each['file']}, {each['length']} bytes")
     for note in facts["notes"]:
-        out.print(f"{'warning' if note['warning'] else 'note'}: {printable(note['text'])}")
+        answer(f"{'warning' if note['warning'] else 'note'}: {note['text']}")
     if extents:
-        out.print(_extents(facts))
+        print_table(("OFFSET", "LENGTH", "BYTES FROM"), _extents(facts), right=("OFFSET", "LENGTH"))
 
 
 def _print_title(facts: Facts) -> None:
-    title = Text(printable(f"{facts['client']} · {facts['name']}"), style="bold")
-    out.print(title.append(f" · {_time(facts['stamp'])}", style="not bold"), soft_wrap=True)
+    draw_line(styled((f"{facts['client']} · {facts['name']}", "bold"), (f" · {_time(facts['stamp'])}", "")))
     sectors = "" if facts["sector_size"] == 512 else f", sectors of {facts['sector_size']} bytes"
     used = sum(partition.get("data", 0) for partition in facts["partitions"])
     what = f"{facts['scheme']} {facts['disk_id'] or 'without an id'}{sectors}"
-    out.print(f"{human(facts['length'])}, {human(used)} of it data · {what}", soft_wrap=True)
+    answer(f"{human(facts['length'])}, {human(used)} of it data · {what}")
 
 
 def _print_picture(facts: Facts, data: dict[int, list[picture.Range]]) -> None:
-    glyphs = picture.UNICODE if out.encoding.startswith("utf") else picture.ASCII
-    width = min(out.width, _WIDEST)
+    columns, unicode = paper()
+    glyphs, width = picture.UNICODE if unicode else picture.ASCII, min(columns, _WIDEST)
     cells = list(_cells(facts, data))
-    out.print(picture.draw(cells, width, glyphs))
-    out.print(glyphs.legend, style="dim")
+    draw(picture.draw(cells, width, glyphs))
+    draw(styled((glyphs.legend, "dim")))
     if missing := picture.left_out(cells, width):
-        out.print(f"{missing} small partition{' is' if missing == 1 else 's are'} not drawn", style="dim")
-    out.print()
+        draw(styled((f"{missing} small partition{' is' if missing == 1 else 's are'} not drawn", "dim")))
+    answer()
 
 
 def _cells(facts: Facts, data: dict[int, list[picture.Range]]) -> Iterator[Cell]:
@@ -99,22 +96,17 @@ def _name(partition: Facts) -> str:
     return f"{letter}:" if letter and len(letter) == 1 else letter or partition["label"] or partition["type"]
 
 
-def _parts(facts: Facts) -> Table:
+def _parts(facts: Facts) -> Iterator[tuple[Styled, Styled]]:
     """For each partition what it is and where it comes from, and the same of what lies beside them."""
-    table = Table.grid(padding=(0, 1))
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(overflow="fold")
     for partition in facts["partitions"]:
-        text = Text(printable(_name(partition)), style="bold")
         place = f"{human(partition['length'])} at {human(partition['start'])}"
-        text.append(printable(" · ".join(("", *_words(partition), place))), style="not bold")
-        text.append(f"\n{printable(_origin(partition))}", style="not bold")
-        table.add_row(Text(str(partition["number"]), style=f"bold {_style(partition)}"), text)
+        words = styled((_name(partition), "bold"), (" · ".join(("", *_words(partition), place)), ""))
+        number = styled((str(partition["number"]), f"bold {_style(partition)}"))
+        yield number, stacked(words, styled((_origin(partition), "")))
     if facts["tables"]:
         names = dict.fromkeys(one["name"].removesuffix(" header").removesuffix(" entries") for one in facts["tables"])
         size = human(sum(one["length"] for one in facts["tables"]))
-        table.add_row("", Text(printable(f"{', '.join(names)} · {size} synthesized, {facts['tables'][0]['from']}")))
-    return table
+        yield styled(), styled((f"{', '.join(names)} · {size} synthesized, {facts['tables'][0]['from']}", ""))
 
 
 def _words(partition: Facts) -> Iterator[str]:
@@ -147,13 +139,7 @@ def _time(stamp: str) -> str:
         return stamp
 
 
-def _extents(facts: Facts) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("OFFSET", justify="right")
-    table.add_column("LENGTH", justify="right")
-    table.add_column("BYTES FROM", overflow="fold")
+def _extents(facts: Facts) -> Iterator[tuple[str, str, str]]:
     for extent in facts["extents"]:
         origin = {"zero": "zeroes", "bytes": "made in memory"}.get(extent["kind"])
-        origin = origin or f"{extent['source']} at {extent['source_offset']}"
-        table.add_row(str(extent["offset"]), str(extent["length"]), printable(origin))
-    return table
+        yield str(extent["offset"]), str(extent["length"]), origin or f"{extent['source']} at {extent['source_offset']}"

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from rich.table import Table
-
-from synthfs.cli.common import Json, print_json, printable, say
+from synthfs.cli.common import Json, print_json, say
 from synthfs.cli.terminal import print_table
 from synthfs.host import mounts, probe
 
@@ -18,15 +16,13 @@ def status(as_json: Json = False) -> None:
     if not found:
         say("no synthfs mount is running")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("MOUNTPOINT", "STORE", "PROCESS", "DISKS", "OPEN", "ERRORS"):
-        table.add_column(name, no_wrap=True)
+    rows = []
     for facts in found:
         state = [str(facts.get(key, "-")) for key in ("pid", "disks", "open_handles", "errors")]
         if not facts["answers"]:
             state[0] = "not open to you" if facts["closed"] else "does not answer"
-        table.add_row(printable(facts["mountpoint"]), printable(facts["store"]), *state)
-    print_table(table)
+        rows.append((facts["mountpoint"], facts["store"], *state))
+    print_table(("MOUNTPOINT", "STORE", "PROCESS", "DISKS", "OPEN", "ERRORS"), rows)
     for facts in found:
         if facts["answers"] and probe.is_missing(facts["store"]):
             say(f"warning: {facts['store']} is not there; what {facts['mountpoint']} shows cannot be opened until it is back")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -10,23 +9,22 @@ from dataclasses import replace
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from synthfs.cli.common import (
     Database,
     Json,
     Store,
+    answer,
     hole_maps,
     is_among,
     look_at,
     percentage,
     print_json,
-    printable,
     say,
     say_notes,
 )
 from synthfs.cli.materialize import NOT_PROVEN
-from synthfs.cli.terminal import err
+from synthfs.cli.terminal import progress
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.errors import NotFoundError, SynthfsError, TargetError, UnsupportedError
 from synthfs.host import state
@@ -81,7 +79,7 @@ def sync(
     else:
         for word, done in (("remove", "removed"), ("make", "made")) if dry_run else ():
             for place in summary["files"][done]:
-                print(f"{word:<6} {printable(place)}")
+                answer(f"{word:<6} {place}")
         counts = ", ".join(f"{summary[word]} {word}" for word in ("made", "removed", "kept", "failed"))
         say(f"{directory}: {'would be ' if dry_run else ''}{counts}")
     if plan.refused or summary["failed"]:
@@ -193,17 +191,16 @@ class _Run:
 
     def _make_all(self, plan: SyncPlan) -> None:
         """With a progress bar on a terminal. One that fails does not keep the others from being made."""
-        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
-            task = progress.add_task("", total=len(plan.make))
+        with progress("count") as bar:
+            task = bar.add_task("", total=len(plan.make))
             for new in plan.make:
-                progress.update(task, description=printable(new.frozen.place))
+                bar.update(task, description=new.frozen.place)
                 try:
                     self._make(new, plan)
                 except SynthfsError as error:
                     say(f"synthfs: {new.frozen.place}: {error}")
                     self._failed.append(new.frozen.place)
-                progress.advance(task)
+                bar.advance(task)
 
     def _make(self, new: Make, plan: SyncPlan) -> None:
         place, path = new.frozen.place, f"{self._directory}/{new.frozen.place}"

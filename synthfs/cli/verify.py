@@ -1,9 +1,7 @@
 """`synthfs verify`: is this backup good? Its bytes against UrBackup's hashes, its tables, a file that was made of it."""
 
-import json
 import os
 import secrets
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,22 +12,22 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from synthfs.cli.common import (
     Database,
     Json,
     VolumeOnly,
+    answer,
     find_disk,
     hole_maps,
     look_at,
-    printable,
+    print_json,
     say_notes,
     unit_of,
     unreadable,
 )
 from synthfs.cli.findings import Audit, check_file, check_image, check_tables, not_usable
-from synthfs.cli.terminal import err, out
+from synthfs.cli.terminal import progress
 from synthfs.engines.crew import Crew
 from synthfs.engines.verify import EVERYTHING, Sample
 from synthfs.errors import DiffersError, FormatError, NotFoundError, SourceError, SynthfsError, UncheckedError, UnsupportedError
@@ -43,6 +41,7 @@ from synthfs.plan.container import Format
 from synthfs.plan.disk import Disk
 from synthfs.plan.renew import new_identity as renewed_disk
 from synthfs.plan.volume import Planner, Volume
+from synthfs.text import quoted
 from synthfs.units import SECTOR, human
 
 _MOST_LINES = 20
@@ -124,7 +123,7 @@ def _offered(catalog: Catalog, client: str, may_be_none: bool) -> tuple[list[Dis
     parts = [part.image for part in catalog.parts if fnmatchcase(part.image.client, client)]
     if not disks and not may_be_none:
         root = catalog.store.root
-        why = unreadable(catalog, client) or f"`synthfs list {root} --all` shows what there is"
+        why = unreadable(catalog, client) or f"`synthfs list {quoted(root)} --all` shows what there is"
         raise NotFoundError(f"{root} offers no disk{'' if client == '*' else f' of a client {client!r}'}; {why}")
     planner = Planner()
     return disks, _volumes(disks, [planner.volume(image) for image in parts])
@@ -152,31 +151,31 @@ class _Run:
         for each in unusable:
             self._tell(not_usable(each))
         lengths = {volume.image.name: _estimate(volume.image.raw) for volume in volumes}
-        with Crew() as crew, _progress() as progress:
-            task = progress.add_task("", total=sum(lengths.values()) * self.sample.share)
+        with Crew() as crew, progress("speed") as bar:
+            task = bar.add_task("", total=sum(lengths.values()) * self.sample.share)
             for number, volume in enumerate(volumes, 1):
-                progress.update(task, description=f"{number}/{len(volumes)} {printable(volume.image.stem)}")
-                audit = check_image(crew, volume, self.sample, lambda done: progress.advance(task, done))
+                bar.update(task, description=f"{number}/{len(volumes)} {volume.image.stem}")
+                audit = check_image(crew, volume, self.sample, lambda done: bar.advance(task, done))
                 # The estimate gives way to what there was, so that the time left is told ever better.
                 lengths[volume.image.name] = audit.tally.data / self.sample.share
-                progress.update(task, total=sum(lengths.values()) * self.sample.share)
+                bar.update(task, total=sum(lengths.values()) * self.sample.share)
                 self._tell(audit)
 
     def file(self, disk: Disk, path: str) -> None:
         self._tell(check_tables(disk))
-        with closing(OpenSource(source_at(path))) as file, Crew() as crew, _progress() as progress:
+        with closing(OpenSource(source_at(path))) as file, Crew() as crew, progress("speed") as bar:
             form = _form_of(disk, file)
             extents, absent = _map_for(disk, form, file)
-            task = progress.add_task(printable(os.path.basename(path)), total=_estimate(file.source) * self.sample.share)
+            task = bar.add_task(os.path.basename(path), total=_estimate(file.source) * self.sample.share)
             self._tell(
-                check_file(crew, disk, form, extents, absent, file, self.sample, lambda done: progress.advance(task, done))
+                check_file(crew, disk, form, extents, absent, file, self.sample, lambda done: bar.advance(task, done))
             )
 
     def finish(self) -> None:
         """Sums up, and raises the error of the worst that was found."""
         summary = self._summary()
         if self.as_json:
-            print(json.dumps({"summary": summary}))
+            print_json({"summary": summary}, indent=None)
         else:
             self._print_summary(summary)
         counts = Counter(audit.worst for audit in self.audits)
@@ -185,20 +184,20 @@ class _Run:
                 raise error(f"{_of(self.audits, fault)}: {fault}; {_remedy(self.audits, fault)}")
 
     def _tell(self, audit: Audit) -> None:
-        """Says what came of one check. Plain `print`, which a bar on the terminal makes way for."""
+        """Says what came of one check. Plain lines, which a bar on the terminal makes way for."""
         self.audits.append(audit)
         if self.as_json:
             for finding in audit.findings:
-                print(json.dumps(_as_json(audit, finding)), flush=True)
+                print_json(_as_json(audit, finding), indent=None)
             return
         speed = f" in {audit.seconds:.1f} s, {human(int(audit.tally.data / audit.seconds))}/s" if audit.seconds > 1 else ""
         looked_at = f": {human(audit.tally.data)} read{speed}" if audit.tally.data else ""
         verdict = audit.worst or ("good" if not audit.tally.left_out else "good so far")
-        print(f"{verdict:<12}  {audit.what:<6}  {printable(audit.name)}{looked_at}")
+        answer(f"{verdict:<12}  {audit.what:<6}  {audit.name}{looked_at}")
         for finding in audit.findings[:_MOST_LINES]:
-            print(f"{'':12}    {finding.fault}: {printable(finding.where)}: {printable(finding.text)}")
+            answer(f"{'':12}    {finding.fault}: {finding.where}: {finding.text}")
         if len(audit.findings) > _MOST_LINES:
-            print(f"{'':12}    and {len(audit.findings) - _MOST_LINES} more; --json has all of them")
+            answer(f"{'':12}    and {len(audit.findings) - _MOST_LINES} more; --json has all of them")
 
     def _summary(self) -> dict[str, Any]:
         tallies = [audit.tally for audit in self.audits]
@@ -214,21 +213,20 @@ class _Run:
         names = {"tables": "tables of {} disk{}", "image": "{} image{}", "file": "{} file{}"}
         counts = ", ".join(names[what].format(n, "" if n == 1 else "s") for what, n in summary["checked"].items())
         seconds = max(summary["seconds"], 0.001)
-        out.print(
+        answer(
             f"{counts} checked: {human(summary['data'])} read in {seconds:.1f} s "
-            f"({human(int(summary['data'] / seconds))}/s), {human(summary['holes'])} are holes",
-            soft_wrap=True,
+            f"({human(int(summary['data'] / seconds))}/s), {human(summary['holes'])} are holes"
         )
         if self.sample.share < 1:
             left = summary["left_out"]
             rest = f"{human(left)} of {human(summary['data'] + left)} of data were NOT looked at"
-            out.print(f"a sample of {self.sample.share * 100:.3g}%: {rest} (seed {self.sample.seed})", soft_wrap=True)
+            answer(f"a sample of {self.sample.share * 100:.3g}%: {rest} (seed {self.sample.seed})")
         if self.not_offered:
             are, were = ("is", "was") if self.not_offered == 1 else ("are", "were")
             rest = f"{self.not_offered} more {are} not offered and {were} not checked"
-            out.print(f"{rest}; `synthfs list --all` shows why", soft_wrap=True)
+            answer(f"{rest}; `synthfs list --all` shows why")
         if summary["unproven"]:
-            out.print(f"{human(summary['unproven'])} have no hash that says anything about them", soft_wrap=True)
+            answer(f"{human(summary['unproven'])} have no hash that says anything about them")
 
 
 def _map_for(disk: Disk, form: Format, file: OpenSource) -> tuple[ExtentMap, Sequence[tuple[int, int]]]:
@@ -299,15 +297,3 @@ def _estimate(source: Source) -> float:
         return float(min(os.stat(source.path).st_blocks * 512, source.size))
     except OSError:
         return 0.0
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    # Its own redirection would send what is meant for a pipe to the terminal.
-    tty = sys.stderr.isatty()
-    return Progress(*columns, console=err, transient=True, disable=not tty, redirect_stdout=tty and sys.stdout.isatty())

@@ -32,6 +32,7 @@ from synthfs.host.publish import Draft, unwritable
 from synthfs.host.scratch import ScratchFile
 from synthfs.host.space import Reserve
 from synthfs.model import Session, Sessions
+from synthfs.text import quoted
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Scratch:
         try:
             self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise TargetError(f"{directory}: {error.strerror}; make it with `mkdir -p {directory}`") from error
+            raise TargetError(f"{directory}: {error.strerror}; make it with `mkdir -p {quoted(directory)}`") from error
         try:
             found = os.fstat(self.fd)
             if found.st_uid != os.geteuid() or found.st_mode & 0o022:

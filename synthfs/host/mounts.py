@@ -196,7 +196,9 @@ def _run_umount(mountpoint: str, lazy: bool) -> None:
         if helper is None:
             raise MountError("fusermount3 is not installed; it comes with the package fuse3")
         command = [helper, "-u", *(["-z"] if lazy else []), mountpoint]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False, stdin=subprocess.DEVNULL
+    )
     if result.returncode == 0:
         return
     users = ", ".join(_users(mountpoint))

@@ -12,13 +12,13 @@ import grp
 import os
 import pwd
 import re
-import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synthfs.host.mounts import Door
 from synthfs.host.probe import Permissions
+from synthfs.text import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def problems(share: Mapping[str, str], mountpoint: str, door: Door) -> Iterator[
     sessions = _sessions(share)
     for directory in _above(mountpoint):
         if outside := [one.name for one in sessions if (of := _of(directory)) and not one.may(1, of)]:
-            cure = f"`chmod o+x {shlex.quote(directory)}` lets them pass"
+            cure = f"`chmod o+x {quoted(directory)}` lets them pass"
             yield f"{_named(outside)} may not enter {directory}, which the disks lie below; {cure}"
             return
     files, directories = door.files, door.directories
@@ -93,8 +93,8 @@ def _sessions(share: Mapping[str, str]) -> list[Session]:
 def _users(setting: str) -> list[str]:
     """The names in a list such as `alice, @staff "DOMAIN\\bob"`, groups resolved as far as they are known here."""
     names: list[str] = []
-    for quoted, plain in re.findall(r'"([^"]*)"|([^\s,"]+)', setting):
-        word = quoted or plain
+    for in_quotes, plain in re.findall(r'"([^"]*)"|([^\s,"]+)', setting):
+        word = in_quotes or plain
         name = word.lstrip("@+&")
         names += [name] if name == word else _members(name)
     return names

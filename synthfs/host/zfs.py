@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 from synthfs.host.mounts import file_system
+from synthfs.text import quoted
 
 _TXG_SECONDS = 6.0
 """A transaction group is written out at least every 5 seconds (zfs_txg_timeout)."""
@@ -29,7 +30,8 @@ class Pool:
     def why_no_cloning(self) -> str | None:
         """The reason why nothing can be cloned in this pool, with the remedy; None where it can."""
         if _property(self.name, "feature@block_cloning") in (None, "disabled"):
-            return f"pool {self.name} has no block cloning; `zpool set feature@block_cloning=enabled {self.name}` adds it"
+            remedy = f"`zpool set feature@block_cloning=enabled {quoted(self.name)}` adds it"
+            return f"pool {self.name} has no block cloning; {remedy}"
         try:
             with open(_PARAMETER) as parameter:
                 if parameter.read().strip() == "0":
@@ -63,5 +65,6 @@ def _run(*command: str) -> str | None:
     program = shutil.which(command[0], path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if program is None:
         return None
-    result = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    command = (program, *command[1:])
+    result = subprocess.run(command, capture_output=True, errors="surrogateescape", check=False, stdin=subprocess.DEVNULL)
     return result.stdout if result.returncode == 0 else None
