@@ -120,6 +120,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.cli": (5, WORLD),
     "synthfs.cli.config": (5, WORLD),
     "synthfs.cli.terminal": (5, WORLD),
+    "synthfs.cli.progress": (5, WORLD),
     "synthfs.cli.common": (5, WORLD),
     "synthfs.cli.describe": (5, WORLD),
     "synthfs.cli.mount": (5, WORLD),
@@ -157,10 +158,10 @@ IMPURE_NAMES = {
 IMPURE_BUILTINS = frozenset(("open", "print", "input", "exec", "eval", "breakpoint", "__import__"))
 KEEPERS = {"trio": ("synthfs.fuse",), "pyfuse3": ("synthfs.fuse",), "errno": ("synthfs.host", "synthfs.fuse")}
 KEEPERS["bisect"] = ("synthfs.extents", "synthfs.plan.nearest")
-KEEPERS["rich"] = ("synthfs.cli.terminal",)
+KEEPERS["rich"] = ("synthfs.cli.terminal", "synthfs.cli.progress")
 SPEAKERS = {
     "synthfs.cli.common": "say, answer and print_json, through which all plain text goes",
-    "synthfs.cli.terminal": "all that is drawn",
+    "synthfs.cli.progress": "which looks whether they are terminals",
     "synthfs.cli.main": "which ends what was printed, and prints nothing itself",
     "synthfs.host.logs": "what is printed while a mount is served",
     "synthfs.host.streams": "opens what the caller closed",

@@ -52,8 +52,9 @@ for name in {where.split('.')[0] for where in synthfs.cli.main.VERBS.values()}:
 
 def run(words):
     if words[:1] == ['BUG']:
+        text = words[1]
         def fails(*arguments):
-            raise ValueError(words[1])
+            raise ValueError(text)
         sys.modules['synthfs.cli.list'].look_at = fails
         words = ['list', '/']
     is_helper = words[:1] == ['FSTAB']
@@ -135,7 +136,7 @@ def check(said: bytes, code: int) -> None:
     """That it is lines of text that can be seen, none of which a name has begun, and no traceback."""
     lines = said.decode().split("\n")
     assert [line for line in lines if not line.isprintable()] == []
-    assert [line for line in lines if line.lstrip(" |").startswith("FORGED")] == []
+    assert [line for line in lines if line.lstrip().startswith("FORGED")] == []
     assert (b"Traceback" in said) == (code == BUG), said.decode()
     assert code in (*range(13), BUG)
 
@@ -251,6 +252,20 @@ def test_quoted(name: str) -> None:
     assert word.isprintable()
     done = subprocess.run(["bash", "-c", f"printf '<%s>' {word}"], stdout=subprocess.PIPE, check=True)
     assert done.stdout.removeprefix(b"<./-").removeprefix(b"<") == os.fsencode(name).removeprefix(b"-") + b">"
+
+
+def test_other_programs(world: World) -> None:
+    """What fusermount3 says, which the mount runs for an ordinary user, goes the same way."""
+    need.tool("fusermount3")
+    for directory in (world.here, world.here / "closed"):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o755)
+    empty = world.here / "empty"
+    (empty / "pc").mkdir(parents=True)
+    done = world.scope.synthfs("mount", empty, world.here / "closed", user="nobody", check=False)
+    assert done.returncode == 9
+    assert "\n| fusermount3: user has no write access" in f"\n{done.stderr}"
+    check(done.stderr.encode(errors="surrogateescape"), done.returncode)
 
 
 class TestStanza:

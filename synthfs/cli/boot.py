@@ -17,7 +17,7 @@ import typer
 
 from synthfs.cli import mount as mount_verb
 from synthfs.cli.common import Database, Image, Json, find_disk, look_at, print_json, say, say_notes
-from synthfs.cli.terminal import progress
+from synthfs.cli.progress import progress
 from synthfs.errors import NotFoundError, TargetError
 from synthfs.formats import gpt
 from synthfs.host import qemu

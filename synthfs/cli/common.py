@@ -91,8 +91,8 @@ def say_notes(notes: tuple[Note, ...]) -> None:
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
-    """`value` on stdout, at once. Names with bytes that are no UTF-8 come out as \\udcXX escapes (Python's surrogateescape)."""
-    print(json.dumps(value, indent=indent, ensure_ascii=True), flush=True)
+    """`value` on stdout, one that is a line at once. Bytes that are no UTF-8 are \\udcXX escapes (Python's surrogateescape)."""
+    print(json.dumps(value, indent=indent, ensure_ascii=True), flush=indent is None)
 
 
 @contextmanager

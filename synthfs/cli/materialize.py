@@ -22,7 +22,7 @@ from synthfs.cli.common import (
     unit_of,
 )
 from synthfs.cli.describe import note_facts
-from synthfs.cli.terminal import progress
+from synthfs.cli.progress import progress
 from synthfs.engines.materialize import Prepared, Reflink, prepare
 from synthfs.errors import TargetError
 from synthfs.plan import container

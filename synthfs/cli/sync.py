@@ -24,7 +24,7 @@ from synthfs.cli.common import (
     say_notes,
 )
 from synthfs.cli.materialize import NOT_PROVEN
-from synthfs.cli.terminal import progress
+from synthfs.cli.progress import progress
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.errors import NotFoundError, SynthfsError, TargetError, UnsupportedError
 from synthfs.host import state

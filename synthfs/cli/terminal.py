@@ -1,26 +1,14 @@
-"""What is drawn for a person: tables and colours on stdout, progress on stderr.
+"""What is drawn for a person: tables and colours on stdout, signs of life on stderr.
 
 Names come from the backed-up machines: all text is made `printable` here, and nothing in it is markup. Whoever draws nothing
 does not import this: rich takes 20 ms to start with, a tenth of what a whole command takes. Not for: lines of plain text
-(`cli/common`).
+(`cli/common`), bars (`cli/progress`).
 """
 
-import sys
 from collections.abc import Container, Iterable, Sequence
 
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -31,17 +19,10 @@ Styled = Text
 """What `styled` and `stacked` make, and nobody else."""
 
 _out = Console(highlight=False, markup=False, emoji=False)
-_err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 _WIDEST = 1 << 16
 """Columns: more than two paths and some numbers can take."""
-
-_FIGURES: dict[str, list[type[ProgressColumn]]] = {
-    "percent": [TaskProgressColumn],
-    "count": [MofNCompleteColumn],
-    "speed": [TransferSpeedColumn],
-    "": [],
-}
 
 
 def styled(*pieces: tuple[str, str]) -> Styled:
@@ -96,17 +77,4 @@ def paper() -> tuple[int, bool]:
 
 def spinning(text: str) -> Status:
     """A sign of life for as long as the context lasts."""
-    return _err.status(styled((text, "")), spinner="line")
-
-
-class _Description(TextColumn):
-    def render(self, task: Task) -> Text:
-        return styled((task.description, ""))
-
-
-def progress(figure: str = "") -> Progress:
-    """A bar on stderr where that is a terminal: with one of `percent`, `count` and `speed`, and the time that is left."""
-    tty = sys.stderr.isatty()
-    columns = [_Description(""), BarColumn(), *(kind() for kind in _FIGURES[figure]), TimeRemainingColumn()]
-    # Its own redirection would send what is meant for a pipe to the terminal.
-    return Progress(*columns, console=_err, transient=True, disable=not tty, redirect_stdout=tty and sys.stdout.isatty())
+    return err.status(styled((text, "")), spinner="line")

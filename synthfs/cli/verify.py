@@ -27,7 +27,7 @@ from synthfs.cli.common import (
     unreadable,
 )
 from synthfs.cli.findings import Audit, check_file, check_image, check_tables, not_usable
-from synthfs.cli.terminal import progress
+from synthfs.cli.progress import progress
 from synthfs.engines.crew import Crew
 from synthfs.engines.verify import EVERYTHING, Sample
 from synthfs.errors import DiffersError, FormatError, NotFoundError, SourceError, SynthfsError, UncheckedError, UnsupportedError

@@ -116,7 +116,7 @@ def _read(report: int) -> bytes:
 
 def _told(words: bytes) -> str:
     lines = os.fsdecode(words).strip().split("\n")
-    return "; ".join(line.removeprefix("synthfs: ") for line in lines)
+    return "; ".join(line.removeprefix("| ").removeprefix("synthfs: ") for line in lines)
 
 
 def _end(child: int) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -20,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition, Thread
-from typing import Protocol, TextIO, cast
+from typing import Protocol
 
 from synthfs.text import printable
 
@@ -30,7 +31,7 @@ LONGEST = 8000
 """Of one line. A path has 4096 bytes at most."""
 
 ROOM = 1 << 20
-"""Of all lines that wait."""
+"""Of all lines that wait, each with the 100 that it takes beside its text."""
 
 PATIENCE = 2.0
 """Seconds that the end waits for what is not written yet."""
@@ -151,7 +152,7 @@ class Lines:
 
     def _append(self, level: int, line: str, stands_for: int = 0) -> None:
         self._waiting.append((level, line, stands_for))
-        self._length += len(line) + 1
+        self._length += len(line) + 100
         self._changed.notify()
 
     def _drop(self) -> None:
@@ -189,7 +190,7 @@ class Lines:
                     return None
                 self._changed.wait()
             taken = self._waiting.popleft()
-            self._length -= len(taken[1]) + 1
+            self._length -= len(taken[1]) + 100
             return taken
 
 
@@ -213,35 +214,12 @@ class _Handler(logging.Handler):
                 self._lines.put(record.levelno, f"{self._prefix()}| {line}")
 
 
-class _Stream:
-    """Stands in for stderr. What is printed there by anybody, the interpreter among them, waits for nobody."""
-
-    encoding = "utf-8"
-    errors = "backslashreplace"
-
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
-        self._begun = ""
-
-    def write(self, text: str) -> int:
-        *whole, rest = (self._begun + text).split("\n")
-        self._begun = rest[-LONGEST:]
-        for line in whole:
-            self._lines.put(logging.WARNING, line)
-        return len(text)
-
-    def flush(self) -> None:
-        """There is nothing to be done."""
-
-    def isatty(self) -> bool:
-        return False
-
-
 @contextmanager
 def written(level: str, outlet: Outlet | None) -> Iterator[Callable[[], int]]:
-    """Until the context ends, the log goes to `outlet`, or to stderr, and so does what is printed on stderr to stderr.
+    """Until the context ends, the log goes to `outlet`, or to stderr, and what anybody prints on stderr goes to stderr.
 
-    `level` is one of logging's names. Yields what tells how many lines were dropped.
+    The latter is also what libfuse and fusermount3 print: their lines begin with `| `, since names may be in them. `level` is
+    one of logging's names. Yields what tells how many lines were dropped. What cannot be written at the end is given up.
     """
     when = logging.Formatter() if isinstance(outlet, Descriptor) else None
 
@@ -249,19 +227,47 @@ def written(level: str, outlet: Outlet | None) -> Iterator[Callable[[], int]]:
         moment = f"{when.formatTime(logging.makeLogRecord({}))} " if when else ""
         return f"{moment}synthfs[{os.getpid()}]: "
 
-    stderr = Lines(Descriptor(2, sys.stderr.encoding or "utf-8"), lambda: f"synthfs[{os.getpid()}]: ")
+    # A terminal can be set to stop jobs in the background that write to it, all of their threads.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    encoding, before, stderr_fd = sys.stderr.encoding or "utf-8", sys.stderr, os.dup(2)
+    stderr = Lines(Descriptor(stderr_fd, encoding), lambda: f"synthfs[{os.getpid()}]: ")
     lines = Lines(outlet, prefix) if outlet else stderr
-    handler, root, before = _Handler(lines, prefix), logging.getLogger(), sys.stderr
+    handler, root = _Handler(lines, prefix), logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level)
-    sys.stderr = cast(TextIO, _Stream(stderr))
     try:
-        yield lambda: sum(each.dropped for each in {stderr, lines})
+        with _read_by(stderr, encoding, "") as said, _read_by(stderr, encoding, "| ") as foreign:
+            os.dup2(foreign, 2)
+            sys.stderr = os.fdopen(os.dup(said), "w", buffering=1, encoding=encoding, errors="backslashreplace")
+            try:
+                yield lambda: sum(each.dropped for each in {stderr, lines})
+            finally:
+                sys.stderr.close()
+                sys.stderr = before
+                os.dup2(stderr_fd, 2)
     finally:
-        sys.stderr = before
         root.removeHandler(handler)
         for each in {stderr, lines}:
             each.close()
+
+
+@contextmanager
+def _read_by(lines: Lines, encoding: str, mark: str) -> Iterator[int]:
+    """A descriptor. Until the context ends, a thread gives what is written there to `lines`, each with `mark` before it."""
+
+    def read_all() -> None:
+        with os.fdopen(read, "rb") as file:
+            while line := file.readline(LONGEST):
+                lines.put(logging.WARNING, mark + line.removesuffix(b"\n").decode(encoding, "surrogateescape"))
+
+    read, write = os.pipe()
+    thread = Thread(target=read_all, name="synthfs-stderr", daemon=True)
+    thread.start()
+    try:
+        yield write
+    finally:
+        os.close(write)
+        thread.join(PATIENCE)
 
 
 class News:
