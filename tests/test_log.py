@@ -205,13 +205,36 @@ class TestDaemon:
             (directory / f"Image_{letter}_{stamp}.raw").touch()
         return root
 
+    def chat(self, scope: Scope, store: Path, target: Path, then: str) -> "subprocess.CompletedProcess[str]":
+        """`mount --daemon` of a server that logs more than a pipe holds before it does anything else."""
+        source = f"""
+import logging
+import synthfs.fuse.mount
+from synthfs.cli.main import main
+from synthfs.errors import MountError
+serve = synthfs.fuse.mount.serve
+def serves(*arguments):
+    for number in range(3000):
+        logging.getLogger('synthfs').warning('line %d, which is one of very many', number)
+    {then}
+synthfs.fuse.mount.serve = serves
+main()
+"""
+        return scope.run([sys.executable, "-c", source, "mount", "--daemon", store, target], check=False, timeout=25)
+
     def test_that_says_a_lot(self, scope: Scope, chatty: Path) -> None:
         """The parent takes it, and returns once the mount answers."""
         target = scope.path("served")
-        done = scope.synthfs("mount", "--daemon", "--log-level", "debug", chatty, target, timeout=25)
-        assert "no disk to offer" in done.stderr
+        assert self.chat(scope, chatty, target, "serve(*arguments)").returncode == 0
         assert ask(scope, "answer(os.listdir(arguments[0]))", target)
         scope.synthfs("umount", target)
+
+    def test_that_fails_after_saying_a_lot(self, scope: Scope, chatty: Path) -> None:
+        """Why it failed is told all the same, at the end of one line."""
+        done = self.chat(scope, chatty, scope.path("served"), "raise MountError('this is why')")
+        assert done.returncode == 9
+        assert done.stderr.endswith("; this is why\n")
+        assert len(done.stderr.splitlines()) == 2, "the warning of a store without disks, and the error"
 
     @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
     def test_whose_parent_takes_nothing(self, scope: Scope, chatty: Path, number: int) -> None:
@@ -233,27 +256,6 @@ class TestDaemon:
         daemon = Identity.of(status(scope, target)["pid"])
         scope.synthfs("umount", target, timeout=40)
         assert daemon is None or not daemon.alive
-
-    def test_that_fails_after_saying_a_lot(self, scope: Scope, chatty: Path) -> None:
-        """Why it failed is told all the same, at the end of one line."""
-        source = """
-import sys
-import synthfs.fuse.mount
-from synthfs.errors import MountError
-def fails(*arguments):
-    import logging
-    for number in range(3000):
-        logging.getLogger('synthfs').warning('line %d, which is one of very many', number)
-    raise MountError('this is why')
-synthfs.fuse.mount.serve = fails
-from synthfs.cli.main import main
-main()
-"""
-        argv: list[Argument] = [sys.executable, "-c", source, "mount", "--daemon", chatty, scope.path("served")]
-        done = scope.run(argv, check=False, timeout=25)
-        assert done.returncode == 9
-        assert done.stderr.endswith("; this is why\n")
-        assert len(done.stderr.splitlines()) == 2, "the warning of a store without disks, and the error"
 
 
 class TestClosed:

@@ -8,6 +8,7 @@ category), and what bash makes of a word.
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -26,6 +27,7 @@ from processes import Argument
 from synthfs import samba
 from synthfs.cli.main import BUG, VERBS, verb
 from synthfs.errors import UnsupportedError
+from synthfs.host.notify import notify
 from synthfs.text import printable, quoted
 
 EVIL = "e\x1b]0;owned\x07\x1b[31m\r\nFORGED [red]x\x9b2J\u202egpj\u2028\x85`id`$(id) 'q\"\x7f\udcff\udc9b"
@@ -297,6 +299,16 @@ class TestStanza:
         seen = scope.run(["testparm", "--suppress-prompt", configuration]).stdout
         assert 'valid users = "@domain users"' in seen
         assert "force group = domain users" in seen
+
+
+def test_what_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store's path is no second message to it, and one that is no UTF-8 no reason to fail."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify(WATCHDOG=1, STATUS=f"2 disks of {EVIL}\nMAINPID=1")
+        assert supervisor.recv(65536).decode() == f"WATCHDOG=1\nSTATUS=2 disks of {printable(EVIL)}\\nMAINPID=1"
 
 
 def test_printable() -> None:

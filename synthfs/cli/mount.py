@@ -108,10 +108,7 @@ def mount(
         again, greet = partial(look_again, database=database), partial(_greet, catalog, place, daemon)
         fuse.serve(catalog, again, settings, greet, dropped)
 
-    def logged() -> int:
-        with logs.written(log_level.upper(), outlet) as dropped:
-            return _reported(daemon, partial(serve, dropped))
-
+    logged = partial(_logged, log_level.upper(), outlet, daemon, serve)
     if daemon:
         _serve_in_background(logged, place, root)
     else:
@@ -134,13 +131,14 @@ def try_mount(catalog: Catalog, place: str) -> None:
     _check_empty(place)
     nothing = replace(catalog, machines={})
 
-    def serve() -> None:
+    def serve(dropped: Callable[[], int]) -> None:
         fuse = _fuse()
         access = fuse.Access(os.geteuid(), os.getegid(), 0o400)
-        fuse.serve(nothing, lambda before: before, fuse.Settings(place, access, interval=0.0))
+        settings = fuse.Settings(place, access, interval=0.0)
+        fuse.serve(nothing, lambda before: before, settings, dropped=dropped)
 
     try:
-        _serve_in_background(partial(_reported, True, serve), place, root)
+        _serve_in_background(partial(_logged, "WARNING", None, True, serve), place, root)
     finally:
         if made := mounts.at(place):
             _take_away(made)
@@ -174,20 +172,21 @@ def _answers(place: str, root: str) -> bool:
     return found is not None and found.store == root and probe.answers(f"{place}/{STATUS_DIRECTORY}")
 
 
-def _reported(daemon: bool, serve: Callable[[], None]) -> int:
-    """Runs the server. Of a daemon, what goes wrong is one line for the waiting parent."""
-    try:
-        serve()
-    except SynthfsError as error:
-        if not daemon:
-            raise
-        say(f"synthfs: {error}")
-        return error.exit_code
-    except BaseException:
-        if not daemon:
-            raise
-        log.exception("bug in the mount process, please report it")
-        return 70
+def _logged(level: str, outlet: logs.Outlet | None, daemon: bool, serve: Callable[[Callable[[], int]], None]) -> int:
+    """Runs the server with its log. Of a daemon, what goes wrong is one line for the waiting parent."""
+    with logs.written(level, outlet) as dropped:
+        try:
+            serve(dropped)
+        except SynthfsError as error:
+            if not daemon:
+                raise
+            say(f"synthfs: {error}")
+            return error.exit_code
+        except BaseException:
+            if not daemon:
+                raise
+            log.exception("bug in the mount process, please report it")
+            return 70
     return 0
 
 

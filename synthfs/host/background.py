@@ -37,9 +37,14 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
     words = b""
     child = os.fork()
     if child == 0:
-        os.close(report)
-        _become_server(child_report)
-        os._exit(serve())
+        code = 70
+        try:
+            os.close(report)
+            _become_server(child_report)
+            code = serve()
+        finally:
+            # Whatever happened: what follows is for the parent to do.
+            os._exit(code)
     os.close(child_report)
     try:
         deadline = time.monotonic() + limit
