@@ -226,7 +226,7 @@ def _lines(process: str = "self") -> Iterator[tuple[str, str, str]]:
         for line in mountinfo:
             before, _, after = line.partition(b" - ")
             kind, source, *_ = after.split(b" ")
-            yield os.fsdecode(_unescape(before.split(b" ")[4])), kind.decode(), os.fsdecode(_unescape(source))
+            yield os.fsdecode(_unescape(before.split(b" ")[4])), os.fsdecode(kind), os.fsdecode(_unescape(source))
 
 
 def _options(mountpoint: str) -> list[str]:
