@@ -13,6 +13,7 @@
     deaf-holes            what is known of holes is not told as long as the switch is there, and not waited for at first
     held-calls:NAME:…     a system call on a written file, or a mount's `read` of a map, makes `SWITCH.NAME` and then waits
     bug-freeze            a freeze raises an exception that nobody expects
+    uncollected           nothing is collected while the switch is there; `SWITCH.found` tells how many objects were in cycles
     clock-jump            the clock on the wall is ten years ahead; sessions are looked at 20 times a second, always
     slow-end              takes 1.5 seconds between the unmount and its end
     unread-pyfuse3        the version of pyfuse3 is one that nobody knows
@@ -25,6 +26,7 @@ program. Units: bytes and seconds.
 """
 
 import atexit
+import gc
 import inspect
 import itertools
 import json
@@ -277,6 +279,26 @@ def deaf_holes() -> None:
     mount._AT_FIRST = 0.0
 
 
+def uncollected() -> None:
+    place = os.environ["FAULT_SWITCH"]
+
+    def watch() -> None:
+        while not switched_on():
+            time.sleep(0.01)
+        gc.collect()
+        gc.disable()
+        with open(f"{place}.ready", "w"):
+            pass
+        while switched_on():
+            time.sleep(0.01)
+        found = gc.collect()
+        with open(f"{place}.part", "w") as file:
+            file.write(str(found))
+        os.rename(f"{place}.part", f"{place}.found")
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def clock_jump() -> None:
     from synthfs.fuse import control
 
@@ -348,6 +370,7 @@ FAULTS: dict[str, Call] = {
     "slow-freeze": slow_freeze,
     "bug-freeze": bug_freeze,
     "held-calls": held_calls,
+    "uncollected": uncollected,
     "clock-jump": clock_jump,
     "slow-end": slow_end,
     "unread-pyfuse3": unread_pyfuse3,

@@ -109,6 +109,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.fuse": (4, WORLD),
     "synthfs.fuse.inodes": (4, WORLD),
     "synthfs.fuse.metrics": (4, WORLD),
+    "synthfs.fuse.threads": (4, WORLD),
     "synthfs.fuse.operations": (4, WORLD),
     "synthfs.fuse.writing": (4, WORLD),
     "synthfs.fuse.refresh": (4, WORLD),

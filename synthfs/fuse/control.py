@@ -28,6 +28,7 @@ from synthfs.engines.idle import Passing
 from synthfs.engines.session import Written
 from synthfs.errors import BusyError, NotFoundError, SynthfsError
 from synthfs.fuse.refresh import NOTIFY_LIMIT, Refresher
+from synthfs.fuse.threads import in_thread
 from synthfs.fuse.writing import WritableOperations
 from synthfs.host import control, reflink
 from synthfs.plan.tree import File, find
@@ -73,11 +74,11 @@ class Control:
 
     async def _discard(self, written: Written) -> None:
         path = self._operations.place(written)
-        await trio.to_thread.run_sync(self._scratch.discard, written)
+        await in_thread(self._scratch.discard, written)
         self._operations.remove(written)
         await self._refresher.show()
         with trio.move_on_after(NOTIFY_LIMIT):
-            await trio.to_thread.run_sync(_forget, written.session.inode, abandon_on_cancel=True)
+            await in_thread(_forget, written.session.inode, abandon_on_cancel=True)
         log.info("%s was discarded", path)
 
     @contextmanager
@@ -150,13 +151,13 @@ class Control:
         passed, is_open = self._passing.passed(), self._operations.openers()
         for written in self._scratch:
             if written.counted_at != written.file.mtime_ns:
-                await trio.to_thread.run_sync(_count, written)
+                await in_thread(_count, written)
             if self._max_age:
                 await self._grow_old(written, passed, written.session.inode in is_open)
 
     async def _grow_old(self, written: Written, passed: float, is_open: bool) -> None:
         written.idle.look(passed, is_open or self._operations.is_ending(written))
-        await trio.to_thread.run_sync(written.idle.record, min(_RECORD, self._max_age / 10))
+        await in_thread(written.idle.record, min(_RECORD, self._max_age / 10))
         if written.idle.seconds > self._max_age:
             await self._give_up(written)
 

@@ -33,6 +33,7 @@ from synthfs.fuse.operations import Access, Operations
 from synthfs.fuse.polling import look_before_sleeping
 from synthfs.fuse.refresh import Refresher
 from synthfs.fuse.supervision import Supervision
+from synthfs.fuse.threads import in_thread
 from synthfs.fuse.writing import WritableOperations
 from synthfs.host import apparmor, background, holes
 from synthfs.host.control import listening
@@ -235,7 +236,7 @@ async def _refresh(refresher: Refresher, mounted: Callable[[], None]) -> None:
 
 async def _read_far_ahead(operations: Operations, mountpoint: str) -> None:
     await operations.greeted.wait()
-    if not await trio.to_thread.run_sync(raise_read_ahead, mountpoint, abandon_on_cancel=True):
+    if not await in_thread(raise_read_ahead, mountpoint, abandon_on_cancel=True):
         log.debug("%s is read ahead as far as the kernel does by default", mountpoint)
 
 

@@ -33,6 +33,7 @@ from synthfs.engines.read import Reader
 from synthfs.errors import FullError, SynthfsError
 from synthfs.fuse.inodes import Inodes
 from synthfs.fuse.metrics import Metrics
+from synthfs.fuse.threads import in_thread
 from synthfs.host.logs import News
 from synthfs.host.scratch import ScratchFile
 from synthfs.plan.tree import Bud, File, Live, Node, Numbered, Tree
@@ -205,7 +206,7 @@ class Operations(pyfuse3.Operations):
             count = reader.try_read(off, into)
             if count is None:
                 into = memoryview(bytearray(size))
-                count = await trio.to_thread.run_sync(reader.read, off, into, limiter=self._reading)
+                count = await in_thread(reader.read, off, into, limiter=self._reading)
         self.metrics.count_read(count, time.perf_counter() - began)
         return into[:count]  # type: ignore[return-value]  # pyfuse3 takes any buffer; its stub says bytes
 
@@ -271,7 +272,7 @@ class Operations(pyfuse3.Operations):
         """The reader of a file, opened if nobody has it open; to be let go of."""
         shared = self._shared(node)
         if shared is None:
-            opened = await trio.to_thread.run_sync(self._opened, node)
+            opened = await in_thread(self._opened, node)
             # Somebody else may have opened the file meanwhile: then theirs is the one to share.
             shared = self._shared(node)
             if shared is None:
@@ -312,7 +313,7 @@ class Operations(pyfuse3.Operations):
             bud = self._node(inode)
             if not isinstance(bud, Bud):
                 raise FUSEError(errno.ENOTDIR)
-            self._inodes.unfold(bud, await trio.to_thread.run_sync(bud.unfolded, limiter=self._unfolding))
+            self._inodes.unfold(bud, await in_thread(bud.unfolded, limiter=self._unfolding))
             self.version += 1
         return children
 

@@ -29,6 +29,7 @@ from synthfs.errors import NotFoundError, SynthfsError
 from synthfs.extents import Source
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Operations
+from synthfs.fuse.threads import in_thread
 from synthfs.host import collector
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.tree import Tree, changes
@@ -86,7 +87,7 @@ class Refresher:
                 await self.refresh()
                 next_scan = trio.current_time() + (self._interval or float("inf"))
             elif wanting:
-                await trio.to_thread.run_sync(self._gather_some, wanting)
+                await in_thread(self._gather_some, wanting)
                 await self._succeeds(self.show)
             # Asked for again meanwhile: then it is not done yet.
             if asked and not self._wanted.is_set():
@@ -101,7 +102,7 @@ class Refresher:
             self._metrics.refresh_seconds = time.monotonic() - began
 
     async def _look_and_show(self) -> None:
-        await self.show(await trio.to_thread.run_sync(self._look))
+        await self.show(await in_thread(self._look))
 
     async def complete(self) -> bool:
         """Shows all that a sketch left out. Returns whether nothing is left out any more."""
@@ -127,7 +128,7 @@ class Refresher:
             catalog, version = catalog or self._catalog, None
             while version != self._operations.version:  # somebody looked into a bud, or a session began or ended meanwhile
                 version = self._operations.version
-                tree, changed = await trio.to_thread.run_sync(self._grown, catalog)
+                tree, changed = await in_thread(self._grown, catalog)
             # Not before: a catalog that no tree could be grown of is not shown, and is not what the next one follows.
             machines, self._catalog = [*self._catalog.machines.values()], catalog
             # Also where no name changed: a store that was mounted anew has its files under other numbers. At once: what
@@ -135,11 +136,11 @@ class Refresher:
             nodes = [*self._operations.tree.root.entries]
             if tree is not self._operations.tree:
                 self._operations.replace(tree)
-            await trio.to_thread.run_sync(_let_go, machines)
+            await in_thread(_let_go, machines)
             if changed:
                 with trio.move_on_after(NOTIFY_LIMIT):
-                    await trio.to_thread.run_sync(_notify, changed, abandon_on_cancel=True)
-            await trio.to_thread.run_sync(_let_go, nodes)
+                    await in_thread(_notify, changed, abandon_on_cancel=True)
+            await in_thread(_let_go, nodes)
         return tree
 
     def _gather_some(self, wanting: Sequence[Source]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import trio
 
+from synthfs.fuse.threads import in_thread
 from synthfs.host import mounts
 from synthfs.host.notify import is_supervised, monotonic_microseconds, notify, watchdog_interval
 from synthfs.model import STATUS, STATUS_DIRECTORY
@@ -73,7 +74,7 @@ class Supervision:
     async def _answers(self) -> bool:
         path = f"{self._mountpoint}/{STATUS_DIRECTORY}/{STATUS}"
         with trio.move_on_after(_LIMIT):
-            return await trio.to_thread.run_sync(_can_stat, path, abandon_on_cancel=True)
+            return await in_thread(_can_stat, path, abandon_on_cancel=True)
         return False
 
 

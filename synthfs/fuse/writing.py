@@ -32,6 +32,7 @@ from synthfs.errors import SourceError, SynthfsError
 from synthfs.extents import ExtentMap
 from synthfs.fuse.metrics import Metrics
 from synthfs.fuse.operations import Access, Operations, Shared, handler
+from synthfs.fuse.threads import in_thread
 from synthfs.host.scratch import ScratchFile
 from synthfs.model import Session
 from synthfs.plan.container import longest
@@ -95,7 +96,7 @@ class WritableOperations(Operations):
         shared = self._handles[fh]
         self._check_end(shared.file, off + len(buf))
         file = await self._scratch_file(shared)
-        return await trio.to_thread.run_sync(file.write, off, buf, limiter=self._writing)
+        return await in_thread(file.write, off, buf, limiter=self._writing)
 
     @handler
     async def setattr(
@@ -116,7 +117,7 @@ class WritableOperations(Operations):
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         reader = self._handles[fh].reader
         if isinstance(reader, ScratchFile):
-            await trio.to_thread.run_sync(reader.sync, datasync, limiter=self._writing)
+            await in_thread(reader.sync, datasync, limiter=self._writing)
 
     @handler
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
@@ -132,7 +133,7 @@ class WritableOperations(Operations):
     @handler
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         result = await super().statfs(ctx)
-        left = await trio.to_thread.run_sync(self.scratch.reserve.left)
+        left = await in_thread(self.scratch.reserve.left)
         result.f_bfree = result.f_bavail = left // result.f_frsize
         result.f_blocks += result.f_bfree
         return result
@@ -246,7 +247,7 @@ class WritableOperations(Operations):
         shared = await self._acquire(node)
         try:
             file = await self._scratch_file(shared)
-            await trio.to_thread.run_sync(file.resize, length, limiter=self._writing)
+            await in_thread(file.resize, length, limiter=self._writing)
         finally:
             self._let_go(shared)
 
@@ -261,7 +262,8 @@ class WritableOperations(Operations):
         with trio.move_on_at(freeze.deadline):
             await freeze.done.wait()
         if freeze.error:
-            raise freeze.error
+            # Anew for each who waited: what is raised gathers the frames of all.
+            raise type(freeze.error)(*freeze.error.args)
         if not isinstance(shared.reader, ScratchFile):
             raise SourceError(f"{shared.file.name} could not be made writable within {LIMIT:.0f} s; try again in a while")
         return shared.reader
@@ -269,10 +271,11 @@ class WritableOperations(Operations):
     async def _freeze(self, file: File, extents: ExtentMap, freeze: _Freeze) -> None:
         try:
             session = self._session(file)
-            written = await trio.to_thread.run_sync(self.scratch.begin, session, extents)
+            written = await in_thread(self.scratch.begin, session, extents)
             self._begin(written)
         except SynthfsError as error:
-            freeze.error = error
+            # Without its frames, which lead to `freeze`: a cycle.
+            freeze.error = error.with_traceback(None)
         except Exception:
             self.report_bug(f"making {file.name} writable")
             freeze.error = SourceError(f"{file.name} could not be made writable")

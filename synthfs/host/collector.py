@@ -1,7 +1,10 @@
 """Keeps Python's cycle collector away from what is known of a store.
 
 That is hundreds of thousands of small values without a cycle among them. A collection that walks them finds nothing and
-stops every thread for as long: 40 ms with 10,000 images, in which nobody is served. Not for: anything else.
+stops every thread for as long: 40 ms with 10,000 images, in which nobody is served. So they are frozen: left out of later
+collections, and freed when nobody refers to them. What is garbage by then would be left out as well, for good, and is
+collected first. That walks what came since the last time, which takes less than 1 ms where a store has hardly changed, and
+40 ms once, when all disks of those images are planned for the first time. Not for: anything else.
 """
 
 import gc
@@ -16,5 +19,6 @@ def paused() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()
         gc.freeze()
         gc.enable()
