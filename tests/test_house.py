@@ -271,6 +271,8 @@ class TestEachModule:
         for name in imports(module):
             keepers = KEEPERS.get(name.split(".")[0])
             assert keepers is None or within(module, keepers), f"{name} belongs to {keepers}"
+        attributes = {node.attr for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute)}
+        assert "to_thread" not in attributes or module == "synthfs.fuse.threads", "an error that comes through it is a cycle"
         if not within(module, KEEPERS["errno"]):
             lines = [n.lineno for n in ast.walk(tree(module)) if isinstance(n, ast.Attribute) and n.attr == "errno"]
             assert lines == [], "an errno is understood in host/ and spoken in fuse/"
