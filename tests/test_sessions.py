@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,8 @@ from makestore import Store
 from onmount import Sample, ask, end, start_server
 from processes import Argument, wait_until
 from synthfs.engines.idle import ATTRIBUTE, STEP, Idle, Passing
+from synthfs.errors import SourceError
+from synthfs.host.scratch import ScratchFile
 from writer import MIB, SPOT, Writer, same, told
 
 RENEWED_D = "pc/new-identity/Image_D_260301-0203.vhd"
@@ -404,6 +407,26 @@ class TestKeep:
         assert wait_until(lambda: ask(scope, "answer(failure(os.open, arguments[0], 0))", target / Sample.C) is None, 5.0)
         assert (target / Sample.C).stat().st_ino == inode
         assert same(scope, target / Sample.C, model)
+
+    def test_write_in_flight(self, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A write that was under way when a keep began is an error; if the session goes on after all, its bytes are there."""
+        path = scope.path() / "session"
+        path.write_bytes(b"before")
+        file, pwrite = ScratchFile(str(path)), os.pwrite
+        file.open()
+
+        def and_ends(*arguments: Any) -> int:
+            done = pwrite(*arguments)
+            file.end()
+            return done
+
+        monkeypatch.setattr(os, "pwrite", and_ends)
+        with pytest.raises(SourceError, match="kept elsewhere"):
+            file.write(6, b" and after")
+        file.revive()
+        into = memoryview(bytearray(100))
+        assert (file.length, file.read(0, into), bytes(into[:16])) == (16, 16, b"before and after")
+        file.close()
 
     def test_nonsense(self, scope: Scope, writer: Writer) -> None:
         """What is no request is answered, or hung up on, and harms nobody."""

@@ -63,19 +63,19 @@ class Written:
 class Scratch:
     """The scratch directory of a mount, and the sessions in it by inode."""
 
-    def __init__(self, directory: str, min_free: float) -> None:
+    def __init__(self, directory: str, min_free: float = 0.0) -> None:
         """Takes the directory for this process, and finds what is in it. `min_free` of its file system is left to others.
 
         Raises TargetError where another mount has it, or others than this user may put files there, which would be disks.
         """
         self.directory = directory
-        self.reserve = Reserve(directory, min_free)
         self._by_inode: dict[int, Written] = {}
         self._generations: dict[bytes, int] = {}
         try:
             self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise TargetError(f"{directory}: {error.strerror}; make it with `mkdir -p {quoted(directory)}`") from error
+        self.reserve = Reserve(directory, self.fd, min_free)
         try:
             found = os.fstat(self.fd)
             if found.st_uid != os.geteuid() or found.st_mode & 0o022:

@@ -25,7 +25,7 @@ class ScratchFile:
     rests = False
     """Nothing of it is to be closed while somebody has it open."""
 
-    def __init__(self, path: str, reserve: Reserve) -> None:
+    def __init__(self, path: str, reserve: Reserve | None = None) -> None:
         """Raises SourceError where there is no such file. What is written has to leave the `reserve`."""
         self.path = path
         self._reserve = reserve
@@ -119,7 +119,8 @@ class ScratchFile:
     def write(self, offset: int, data: bytes | memoryview) -> int:
         """Writes `data`, or as much of it as there is space for, and returns how much. Raises FullError, TargetError."""
         self.check()
-        self._reserve.take(offset, len(data))
+        if self._reserve:
+            self._reserve.take(offset, len(data))
         try:
             count = os.pwrite(self._fd, data, offset)
         except OSError as error:
@@ -157,11 +158,12 @@ class ScratchFile:
 
     def _look(self) -> None:
         """After a change: takes note of what it is now. Raises SourceError where it was ended meanwhile."""
+        with self._lock:
+            # In here, so that of several the last one to look has seen what all of them changed.
+            found = os.fstat(self._fd)
+            if not self._emptied:
+                self.length, self.mtime_ns = found.st_size, found.st_mtime_ns
         if self._emptied:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, 0)
         self.check()
-        with self._lock:
-            # In here, so that of several the last one to look has seen what all of them changed.
-            found = os.fstat(self._fd)
-            self.length, self.mtime_ns = found.st_size, found.st_mtime_ns

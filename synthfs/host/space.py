@@ -56,8 +56,10 @@ def settle(directory: str) -> None:
 class Reserve:
     """A share of the file system of a directory that is kept free. All of it may be called from several threads at once."""
 
-    def __init__(self, directory: str, share: float) -> None:
+    def __init__(self, directory: str, fd: int, share: float) -> None:
+        """`fd` is a descriptor of the directory, which is open for as long as this is used."""
         self._directory = directory
+        self._fd = fd
         self._share = share
         self._lock = threading.Lock()
         self._taken = 0
@@ -66,7 +68,7 @@ class Reserve:
 
     def left(self) -> int:
         """How much may still be written, as far as it is counted."""
-        found = os.statvfs(self._directory)
+        found = os.statvfs(self._fd)
         return max(found.f_bavail - math.ceil(found.f_blocks * self._share), 0) * found.f_frsize
 
     def take(self, offset: int = 0, length: int = _BLOCK) -> None:
@@ -78,7 +80,7 @@ class Reserve:
         with self._lock:
             if self.left() - self._taken < (enough if self._is_full else wanted):
                 if self._taken or time.monotonic() >= self._synced + _PAUSE:
-                    settle(self._directory)
+                    _libc.syncfs(self._fd)
                     self._taken, self._synced = 0, time.monotonic()
                 self._is_full = self.left() < enough
                 if self._is_full:
