@@ -132,7 +132,7 @@ answer([shown.f_bavail * shown.f_frsize, sorted(set(refused)), sum(written), os.
         assert ask(scope, first, target / Sample.C, str(SPOT)) is None
 
 
-@pytest.mark.parametrize("text", ["ten", "100%", "-1%", "nan", ""])
+@pytest.mark.parametrize("text", ["ten", "100%", "nan"])
 def test_min_free_is_a_percentage(scope: Scope, text: str) -> None:
     """As for `sync`: anything else is one line, before anything is mounted."""
     done = scope.synthfs("mount", scope.path(), scope.path(), "--min-free", text, check=False)
