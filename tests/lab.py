@@ -22,6 +22,7 @@ import ledger
 import need
 from ledger import Ledger, Loop, mounts_below
 from processes import MARK, Argument, CommandFailedError, Identity, in_child, run, wait_until
+from terminals import Terminal
 
 # One for each user: what root left, others could not clean.
 BASE = Path("/var/tmp/synthfs-lab" if os.geteuid() == 0 else f"/var/tmp/synthfs-lab-{os.geteuid()}")
@@ -219,14 +220,16 @@ class Scope:
         target: Path | None = None,
         timeout: float = 30.0,
         env: dict[str, str] | None = None,
+        terminal: Terminal | None = None,
     ) -> Path:
-        """Serve a store in a recorded foreground process; returns the mount point once its root answers."""
+        """Serve a store in a recorded foreground process, on a `terminal` if one is given; returns the mount point once
+        its root answers."""
         need.fuse()
         target = self._ours(target or self.path("served"))
         log = self.path("log") / "synthfs-mount.log"
         self._stack.callback(self.umount, target)
         argv: list[Argument] = [sys.executable, "-m", "synthfs", "mount", *options, store, target]
-        server = self._servers[target] = self.start(argv, log=log, env=env)
+        server = self._servers[target] = self.start(terminal.argv(argv) if terminal else argv, log=log, env=env)
 
         def served() -> bool:
             return server.poll() is not None or any(mount.target == target for mount in mounts_below(target))

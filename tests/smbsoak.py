@@ -1,5 +1,8 @@
 """Eight SMB clients read for a while, while backups come and go: nothing wrong, and the mount's process does not grow.
 
+Beside them machines with hostile names come and go, somebody reads a spoiled backup that fails and fails, and the terminal
+that the mount writes to is stopped.
+
 `smbsoak.py [SECONDS]` is what scripts/smb-soak runs; `soak` is the same for the suite. Each client is a process of its own,
 so that smbprotocol's work does not stand in the way of the others'. Not for: what happens when something breaks.
 Units: bytes and seconds.
@@ -18,10 +21,14 @@ from typing import Any
 
 import sampledisks
 import smbd
+from impostors import HOSTILE
 from lab import Lab, Scope
-from makestore import Store
-from onmount import ask
+from makestore import Image, Store
+from onmount import PRELUDE, ask
 from processes import Argument, wait_until
+from soak import plain_disk
+from soakprograms import EXACTLY, FAILING
+from terminals import Terminal
 
 CLIENTS = 8
 MACHINES = 4
@@ -41,6 +48,8 @@ class Result:
     absent: int
     moves: int
     refreshes: int
+    failed: int
+    """Reads of the backup that was spoiled while it was open."""
     bugs: int
     memory: tuple[int, int]
     """Resident set in KiB: median of the second and of the last fifth of the time."""
@@ -55,6 +64,7 @@ class Result:
             f"{self.wrong} reads with wrong bytes": self.wrong == 0,
             f"unexpected errors: {self.unexpected}": not self.unexpected,
             f"only {self.reads} reads": self.reads > 20 * self.seconds,
+            f"only {self.failed} reads failed": self.failed > 20 * self.seconds,
             f"{self.bugs} bugs": self.bugs == 0,
             f"only {self.moves} comings and goings": self.moves > self.seconds,
             f"the process grew by {grown} KiB": grown < 8 * 1024 + self.memory[0] // 20,
@@ -100,19 +110,35 @@ def client(port: int, limit: float, seed: int, original: Path) -> dict[str, Any]
 
 def soak(scope: Scope, seconds: float, say: Callable[[str], None] = lambda line: None) -> Result:
     """Run the clients against a mount that refreshes twice a second."""
+    # Its end comes after that of the mount.
+    with Terminal() as terminal, scope.scope("clients") as inner:
+        return _soak(inner, terminal, seconds, say)
+
+
+def _soak(scope: Scope, terminal: Terminal, seconds: float, say: Callable[[str], None]) -> Result:
     disk = sampledisks.xp_disk(scope.path("original") / "xp.img")
     store, away = Store(scope.path("store") / "urbackup"), scope.path("away")
     for number in range(MACHINES):
         store.client(f"pc{number}").backup(disk, 1)
+    stranger = plain_disk(scope.path("stranger") / "original.img")
+    spoiled = store.client("spoiled").backup(stranger, 1)
+    for name in HOSTILE:
+        Store(away).client(name).backup(stranger, 1)
     parent = scope.path("share")
     (parent / "disks").mkdir()
     options = ("--allow-other", "--group", smbd.GROUP, "--refresh", "0.5")
-    target = scope.synthfs_mount(store.root, *options, target=parent / "disks")
+    target = scope.synthfs_mount(store.root, *options, target=parent / "disks", terminal=terminal)
+    terminal.stop()
     share = smbd.start(scope, smbd.stanza(scope, target))
     pid = scope.server(target).pid
     share.smbclient("ls disks/*")
     descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
+    failing, failed = scope.path("failing") / "result.json", scope.path("stop") / "now"
+    words = (target / "spoiled" / NAME, stranger.path, failed)
+    reader = scope.start([sys.executable, "-I", "-S", "-c", PRELUDE + EXACTLY + FAILING, *words], log=failing)
+    assert wait_until(lambda: failing.read_text() != "", 10.0)
+    _spoil(spoiled)
     running = []
     for number in range(CLIENTS):
         out = scope.path("client") / "result.json"
@@ -125,14 +151,17 @@ def soak(scope: Scope, seconds: float, say: Callable[[str], None] = lambda line:
             raise AssertionError("clients that hang")
         if time.monotonic() - began < seconds:
             # Half of the machines stay, so that there is always something to read.
-            name = f"pc{moves % (MACHINES // 2)}"
-            here, there = store.root / name, away / name
-            (here if here.exists() else there).rename(there if here.exists() else here)
+            for name in (f"pc{moves % (MACHINES // 2)}", HOSTILE[moves % len(HOSTILE)]):
+                here, there = store.root / name, away / name
+                (here if here.exists() else there).rename(there if here.exists() else here)
             moves += 1
             samples.append(process_size(pid))
             if moves % 60 == 0:
                 say(f"{time.monotonic() - began:5.0f} s: {samples[-1][0]} KiB, {samples[-1][1]} threads")
         time.sleep(0.4)
+    failed.touch()
+    assert reader.wait(30) == 0
+    found = json.loads(failing.read_text().splitlines()[-1])
     results = [json.loads(out.read_text().splitlines()[-1]) for _, out in running]
     with suppress(ProcessLookupError):
         wait_until(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) <= descriptors, 5.0, 0.2)
@@ -143,16 +172,24 @@ def soak(scope: Scope, seconds: float, say: Callable[[str], None] = lambda line:
         seconds=seconds,
         reads=sum(one["reads"] for one in results),
         bytes=sum(one["bytes"] for one in results),
-        wrong=sum(one["wrong"] for one in results),
+        wrong=sum(one["wrong"] for one in results) + len(found["wrong"]),
         unexpected=tuple(sorted({text for one in results for text in one["unexpected"]})),
         absent=sum(one["absent"] for one in results),
         moves=moves,
         refreshes=status["refreshes"],
+        failed=found["failed"],
         bugs=status["bugs"],
         memory=(round(early), round(late)),
         descriptors=(descriptors, len(list(Path(f"/proc/{pid}/fd").iterdir()))),
         threads=(samples[0][1], samples[-1][1]),
     )
+
+
+def _spoil(image: Image) -> None:
+    """Somebody writes to a backup, whose readers are to get an error from then on."""
+    with image.raw.open("r+b") as raw:
+        raw.seek(1 << 20)
+        raw.write(b"spoiled")
 
 
 def process_size(pid: int) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """Everything at once for a while, against a model that knows every byte: what scripts/soak runs, and `soak` for the suite.
 
 Readers read the mount by chance, each a process of its own, while one hand makes backups, deletes and freezes them, looks
-anew, kills the mount and freezes under way, fills disks, and spoils backups behind synthfs' back. The model is a copy of each
-original disk as it was on the day of the backup. A read may fail where something was broken; it may never be wrong, and once
-the hand rests nothing may fail any more. Not for: SMB (smbsoak). Units: bytes and seconds.
+anew, kills the mount and freezes under way, fills disks, spoils backups behind synthfs' back and goes on reading them, lets
+machines with hostile names in, and stops the terminal that the mount writes to. The model is a copy of each original disk as
+it was on the day of the backup. A read may fail where something was broken; it may never be wrong, and once the hand rests
+nothing may fail any more. Not for: SMB (smbsoak). Units: bytes and seconds.
 """
 
 import json
@@ -17,119 +18,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sampledisks
 import sparse
+from impostors import HOSTILE, unsafe
 from lab import MIB, Lab, Scope
 from ledger import mounts_below
 from makedisk import OriginalDisk, Partition, make_disk
 from makestore import Image, Store, seal
 from onmount import FOOTER, PRELUDE, ask
-from processes import Argument, CommandFailedError, run
+from processes import Argument, CommandFailedError, run, wait_until
+from soakprograms import EXACTLY, FAILING, READER, SPOIL, WHOLE
+from terminals import Terminal
+
+OPTIONS = ("--refresh", "0.3", "--log-level", "info")
 
 READERS = 4
+FAILING_READERS = 3
 MACHINES = 3
 MOST = 5
 """Backups of a machine that are kept at a time."""
+IMPOSTORS = 5
+"""Clients with hostile names, at a time."""
 
 ALLOWED = frozenset(("ENOENT", "ENOTCONN", "EIO", "ESTALE", "ECONNABORTED", "ENODEV"))
 """What a read may answer while backups go, change and come back, and while nobody serves the mount."""
-
-EXACTLY = """
-def exactly(fd, size, at):
-    "A read that was cut short by an error says so when it goes on."
-    found = b''
-    while len(found) < size and (part := os.pread(fd, size - len(found), at + len(found))):
-        found += part
-    return found
-"""
-
-READER = """
-mount, model, stop, seed = arguments
-dice = random.Random(int(seed))
-found = dict(reads=0, bytes=0, wrong=[], errors={})
-
-def refused(error):
-    name = errno.errorcode[error.errno]
-    found['errors'][name] = found['errors'].get(name, 0) + 1
-    time.sleep(0.02)
-
-while not os.path.exists(stop):
-    client = dice.choice(sorted(os.listdir(model)))
-    name = dice.choice(sorted(os.listdir(f'{model}/{client}')) or [None])
-    if name is None:
-        continue
-    direct = dice.random() < 0.5
-    try:
-        fd = opened(f'{mount}/{client}/{name}', os.O_DIRECT if direct else 0)
-    except OSError as error:
-        refused(error)
-        continue
-    try:
-        # In this order: a model that is still there was right when the mount's file was opened.
-        known = opened(f'{model}/{client}/{name}')
-    except FileNotFoundError:
-        os.close(fd)
-        continue
-    if dice.random() < 0.5:
-        forget(fd)  # otherwise the kernel would soon answer everything
-    length, step = os.fstat(known).st_size, 512 if direct else 1
-    try:
-        for _ in range(dice.choice((1, 20, 60))):
-            size = dice.choice((512, 4096, 65536, 262144, 1 << 20))
-            at = dice.randrange(0, length - size) // step * step
-            if exactly(fd, size, at) != os.pread(known, size, at):
-                found['wrong'].append([client, name, at, size])
-            found['reads'] += 1
-            found['bytes'] += size
-    except OSError as error:
-        refused(error)
-    finally:
-        os.close(fd)
-        os.close(known)
-answer(found)
-"""
-
-SPOIL = """
-mounted, known, raw, start, seed = arguments
-dice = random.Random(int(seed))
-fd, original = opened(mounted), opened(known)
-places = [dice.randrange(1 << 20, os.fstat(original).st_size - int(start) - (1 << 20)) for _ in range(20)]
-with open(raw, 'r+b') as file:
-    for at in places:
-        file.seek((512 << 10) + at)
-        file.write(dice.randbytes(4096))
-forget(fd)
-wrong, refused = [], 0
-for at in places:
-    try:
-        if exactly(fd, 4096, int(start) + at) != os.pread(original, 4096, int(start) + at):
-            wrong.append(at)
-    except OSError:
-        refused += 1
-answer([wrong, refused])
-"""
-
-WHOLE = """
-wrong, errors = [], []
-for pair in json.load(sys.stdin):
-    try:
-        mounted, original = (open(path, 'rb') for path in pair)
-        with mounted, original:
-            while part := original.read(1 << 20):
-                if mounted.read(len(part)) != part:
-                    wrong.append(pair)
-                    break
-            else:
-                if len(mounted.read()) != 512:
-                    wrong.append(pair)
-    except OSError as error:
-        errors.append(f'{pair[0]}: {error.strerror}')
-answer([wrong, errors])
-"""
-
 
 @dataclass(slots=True)
 class Result:
@@ -147,6 +62,10 @@ class Result:
     """Whole files that were compared with the model, mounted and frozen ones."""
     spoiled: int = 0
     """Reads of bytes that had just been overwritten in the backup, and were refused."""
+    failing: int = 0
+    """Reads, one after another, of backups that were spoiled while they were open."""
+    memory: int = 0
+    """The largest resident set of a mount's process, in KiB."""
     bugs: int = 0
 
     def problems(self) -> list[str]:
@@ -158,6 +77,7 @@ class Result:
             f"only {self.reads} reads": self.reads > 20 * self.seconds,
             f"never done: {[name for name in OPERATIONS if not self.done[name]]}": all(self.done[name] for name in OPERATIONS),
             "no spoiled byte was refused": self.spoiled > 0,
+            "no backup went on failing": self.failing > 0,
             f"{self.bugs} bugs": self.bugs == 0,
         }
         return [problem for problem, is_well in checks.items() if not is_well]
@@ -168,7 +88,8 @@ class Result:
         return (
             f"{self.seconds:.0f} s: {self.reads} reads of {self.bytes >> 20} MiB, {self.compared} whole files compared, "
             f"{len(self.wrong)} wrong; done: {rest}; faults: {faults}; refused: {dict(self.refused)}, "
-            f"and {self.spoiled} of spoiled bytes; bugs: {self.bugs}"
+            f"{self.spoiled} of spoiled bytes, and {self.failing} of backups that went on failing; "
+            f"at most {self.memory >> 10} MiB; bugs: {self.bugs}"
         )
 
 
@@ -180,15 +101,26 @@ class World:
     dice: random.Random
     result: Result
     disks: list[OriginalDisk]
+    stranger: OriginalDisk
+    """What all impostors have on their disks: to read it in another's folder is a wrong byte."""
     btrfs: Path
     small: Path
     mount: Path
     model: Path
     past: Path
     """The model of backups that are gone."""
+    log: Path
+    stop: Path
+    """A file that ends those who read on."""
     images: dict[str, list[Image]] = field(default_factory=dict)
     frozen: dict[Path, str] = field(default_factory=dict)
     """What was frozen, and the place of its model."""
+    impostors: dict[str, Image] = field(default_factory=dict)
+    """Clients with hostile names, and the one backup of each."""
+    failing: list[tuple[subprocess.Popen[bytes], Path]] = field(default_factory=list)
+    """The processes that go on reading what was spoiled, with what they say."""
+    terminal: Terminal | None = None
+    """Where the mount's process writes its log; None for one in the background, with a log file."""
     number: int = 0
 
     @classmethod
@@ -200,7 +132,9 @@ class World:
         # One whose data cannot be shared, since nothing in it is aligned.
         disks.append(sampledisks.xp_disk(scope.path("original") / "xp.img"))
         mount, model, past = scope.path("mount"), scope.path("model"), scope.path("past")
-        world = cls(scope, random.Random(seed), result, disks, btrfs, small, mount, model, past)
+        stranger = plain_disk(scope.path("original") / "stranger.img")
+        log, stop = scope.path("mount-log") / "synthfs.log", scope.path("stop") / "now"
+        world = cls(scope, random.Random(seed), result, disks, stranger, btrfs, small, mount, model, past, log, stop)
         world._fill(small, spare=MIB)
         for machine in range(MACHINES):
             (model / f"pc{machine}").mkdir()
@@ -280,6 +214,34 @@ class World:
 
     # -- faults
 
+    def impersonate(self) -> None:
+        """A machine comes whose name is made to pass for another's, with a backup of the same name; others go."""
+        while len(self.impostors) >= IMPOSTORS:
+            self._expose(self.dice.choice(sorted(self.impostors)))
+        self._impersonate(self.dice.choice([name for name in HOSTILE if name not in self.impostors]))
+
+    def _impersonate(self, name: str) -> None:
+        victim = self.dice.choice(sorted(self.images))
+        client = self.store.client(name)
+        self.impostors[name] = client.backup(self.stranger, 1, "C", self.images[victim][-1].stamp)
+        client.backup(self.stranger, 1, "D", self.images[victim][-1].stamp, complete=False)
+        self.refresh()
+
+    def _expose(self, name: str) -> None:
+        image = self.impostors.pop(name)
+        self.store.delete(image)
+        self.store.delete(replace(image, letter="D"))
+        (self.store.root / name).rmdir()
+
+    def stop_terminal(self) -> None:
+        """The mount is served anew, in the foreground; somebody presses Ctrl-S, and there is much to say."""
+        if pid := self._server():
+            os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: not Path(f"/proc/{pid}").exists(), 15.0)
+        self.serve_on_terminal()
+        for _ in range(3):
+            self.spoil()
+
     def kill_mount(self) -> None:
         """Its process dies under its readers; another one takes over."""
         if pid := self._server():
@@ -327,6 +289,7 @@ class World:
         known = self._model(client, image).rename(self.past / self._place(client, image))
         seal(image.directory, read_only=False)
         words = (self.mount / self._place(client, image), known, image.raw, str(image.partition.start), str(self.number))
+        self._read_on(self.mount / self._place(client, image), known)
         with suppress(CommandFailedError):  # the mount may not have it
             wrong, refused = ask(self.scope, EXACTLY + SPOIL, *words)
             self.result.wrong += [f"{known.name}, spoiled at {at}" for at in wrong]
@@ -336,7 +299,61 @@ class World:
     # -- the mount and the model
 
     def serve(self) -> None:
-        self.scope.synthfs("mount", "--daemon", "--refresh", "0.3", self.store.root, self.mount)
+        self._leave_terminal()
+        self.scope.synthfs("mount", "--daemon", "--log-file", self.log, *OPTIONS, self.store.root, self.mount)
+
+    def serve_on_terminal(self) -> None:
+        """In the foreground of a terminal that stops as soon as the mount stands."""
+        self._leave_terminal()
+        self.terminal = Terminal()
+        argv: list[Argument] = [sys.executable, "-m", "synthfs", "mount", *OPTIONS, self.store.root, self.mount]
+        process = self.scope.start(self.terminal.argv(argv))
+        if not wait_until(lambda: process.poll() is not None or self._pid() == process.pid, 30.0, pause=0.2):
+            self.result.unexpected.append(f"a mount on a terminal does not answer: {self.terminal.said()!r}")
+        self.terminal.stop()
+
+    def _leave_terminal(self) -> None:
+        """What came through is looked at; the process that wrote it has ended."""
+        if self.terminal:
+            self.terminal.resume()
+            self._check_log(self.terminal.said())
+            self.terminal.close()
+            self.terminal = None
+
+    def _check_log(self, said: bytes) -> None:
+        """A line is a line of synthfs, and nothing in it is for a terminal to act on."""
+        lines = said.decode("utf-8", "surrogateescape").splitlines(keepends=True)
+        self.result.unexpected += [f"in the log: {line!r}" for line in lines if unsafe(line.removesuffix("\n"))]
+        self.result.unexpected += [f"a forged line: {line!r}" for line in lines if line.startswith("synthfs[1]")]
+
+    def _read_on(self, mounted: Path, known: Path) -> None:
+        """Somebody has a backup open that is about to be spoiled, and will not give up."""
+        self.failing = [one for one in self.failing if not self._has_ended(*one)]
+        if len(self.failing) < FAILING_READERS:
+            out = self.scope.path("failing") / "result.json"
+            argv: list[Argument] = [sys.executable, "-I", "-S", "-c", PRELUDE + EXACTLY + FAILING, mounted, known, self.stop]
+            self.failing.append((self.scope.start(argv, log=out), out))
+            wait_until(lambda: out.stat().st_size > 0, 10.0)
+
+    def _has_ended(self, process: "subprocess.Popen[bytes]", out: Path, limit: float = 0) -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            if process.wait(limit) != 0:
+                self.result.unexpected.append(f"a failing reader: {out.read_text()[-2000:]}")
+                return True
+            found = json.loads(out.read_text().splitlines()[-1])
+            self.result.failing += found["failed"]
+            self.result.wrong += [f"{out}: 4096 bytes at {at}" for at in found["wrong"]]
+            return True
+        return False
+
+    def end(self) -> None:
+        """Whoever reads on is told to stop, and what the log says is looked at."""
+        self.stop.touch()
+        for process, out in self.failing:
+            if not self._has_ended(process, out, 30.0):
+                self.result.unexpected.append(f"a failing reader does not end: {out}")
+        self._leave_terminal()
+        self._check_log(self.log.read_bytes())
 
     def compare(self, file: Path, place: str) -> None:
         """A frozen file is, but for its footer, the disk of that day."""
@@ -345,6 +362,16 @@ class World:
             if not same(file, known if known.exists() else self.past / place):
                 self.result.wrong.append(f"{file} is not {place}")
         self.result.compared += 1
+
+    def rest(self) -> None:
+        """The hand does nothing more, with every hostile name in the store."""
+        for name in HOSTILE:
+            if name not in self.impostors:
+                self._impersonate(name)
+        if not mounts_below(self.mount):
+            self.serve()
+        self.refresh()
+        time.sleep(1.5)
 
     def whole(self) -> None:
         """At rest, every disk of the model is there and right, from the first to the last byte."""
@@ -359,6 +386,12 @@ class World:
         self.result.compared += len(pairs)
         for file, place in self.frozen.items():
             self.compare(file, place)
+        names = ask(self.scope, "answer(os.listdir(arguments[0]))", self.mount)
+        folders = [name for name in names if name not in (".synthfs", "README.txt")]
+        own = {"README.txt"} & self.impostors.keys()
+        if len({name.casefold() for name in folders} | own) != len(self.images) + len(self.impostors):
+            self.result.unexpected.append(f"{sorted(self.impostors)} are shown among {sorted(names)}")
+        self.result.unexpected += [f"a name in the mount: {name!r}" for name in names if unsafe(name.replace("\u202e", ""))]
         self._server()
 
     def _materialize(
@@ -406,7 +439,15 @@ class World:
             return None
         facts = ask(self.scope, "answer(json.load(open(arguments[0])))", self.mount / ".synthfs/status.json")
         self.result.bugs += facts["bugs"]
+        status = Path(f"/proc/{facts['pid']}/status").read_text()
+        self.result.memory = max(self.result.memory, int(status.split("VmRSS:")[1].split()[0]))
         return int(facts["pid"])
+
+    def _pid(self) -> int | None:
+        """The process that serves the mount; None where none answers."""
+        with suppress(CommandFailedError):
+            return int(ask(self.scope, "answer(json.load(open(arguments[0]))['pid'])", self.mount / ".synthfs/status.json"))
+        return None
 
     def _fill(self, directory: Path, spare: int) -> Path:
         """A file that takes all room but `spare`."""
@@ -423,10 +464,10 @@ class World:
         return ballast
 
 
-FAULTS = ("kill_mount", "kill_freeze", "full_target", "full_store", "spoil", "delete")
+FAULTS = ("kill_mount", "kill_freeze", "full_target", "full_store", "spoil", "delete", "impersonate", "stop_terminal")
 OPERATIONS = {
     "back_up": 6, "delete": 4, "refresh": 4, "freeze": 5, "sync": 2, "check_frozen": 4, "thaw": 2, "remount": 1,
-    "kill_mount": 2, "kill_freeze": 3, "full_target": 1, "full_store": 1, "spoil": 2,
+    "kill_mount": 2, "kill_freeze": 3, "full_target": 1, "full_store": 1, "spoil": 2, "impersonate": 3, "stop_terminal": 1,
 }  # fmt: skip
 """What the hand does, and how often; in the beginning, each once."""
 
@@ -452,15 +493,14 @@ def same(file: Path, disk: Path) -> bool:
 def readers(world: World) -> Iterator[None]:
     """They read until the context ends; what they found is added to the result."""
     running, python = [], [sys.executable, "-I", "-S", "-c", PRELUDE + EXACTLY + READER]
-    stop = world.scope.path("stop") / "now"
     for number in range(READERS):
         out = world.scope.path("reader") / "result.json"
-        argv: list[Argument] = [*python, world.mount, world.model, stop, str(number)]
+        argv: list[Argument] = [*python, world.mount, world.model, world.stop, str(number)]
         running.append((world.scope.start(argv, log=out), out))
     try:
         yield
     finally:
-        stop.touch()
+        world.end()
     for process, out in running:
         if process.wait(60) != 0:
             world.result.unexpected.append(f"a reader: {out.read_text()[-2000:]}")
@@ -487,10 +527,7 @@ def soak(scope: Scope, seconds: float, seed: int = 1, say: Callable[[str], None]
             result.seconds = time.monotonic() - began
             if result.unexpected:
                 break
-    if not mounts_below(world.mount):
-        world.serve()
-    world.refresh()
-    time.sleep(1.5)
+    world.rest()
     world.whole()
     shutil.rmtree(world.past)
     return result

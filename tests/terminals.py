@@ -35,8 +35,11 @@ class Terminal:
             os.close(descriptor)
 
     def argv(self, argv: Sequence[Argument]) -> list[Argument]:
-        """The command with this terminal as its stderr; in a session of its own, as its controlling terminal as well."""
-        return ["sh", "-c", 'exec "$@" 2>"$0"', os.ttyname(self._writer), *argv]
+        """The command with this terminal as its stderr; in a session of its own, as its controlling terminal as well.
+
+        It is a dumb one: no program has a reason to send it anything but text.
+        """
+        return ["sh", "-c", 'TERM=dumb exec "$@" 2>"$0"', os.ttyname(self._writer), *argv]
 
     def stop(self) -> None:
         termios.tcflow(self._writer, termios.TCOOFF)
