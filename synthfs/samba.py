@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from synthfs.errors import NotFoundError, UnsupportedError
+from synthfs.errors import FormatError, NotFoundError, UnsupportedError
 from synthfs.host.mounts import Door
 from synthfs.host.smb_users import all_get_in
 from synthfs.host.smb_users import problems as users_problems
@@ -59,6 +59,8 @@ _NAME = r"[^\s,;#%\"'=]*[^\s,;#%\"'=\\]"
 """Of a user or a group, in a list of such; of groups also several of these, in quotes."""
 
 _NO_SHARES = frozenset(("global", "homes", "printers", "print$", "ipc$"))
+_LIMIT = 20
+"""Seconds that testparm has by far enough in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +106,14 @@ def active_configuration(named: str | None = None) -> str:
         raise NotFoundError("testparm is not installed; it comes with Samba (apt install samba)")
     # Without --verbose a `writeable = yes` in [global] would not show, though every share inherits it.
     command = [program, "--suppress-prompt", "--verbose", *([named] if named else [])]
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        check=False,
-        stdin=subprocess.DEVNULL,
-        timeout=30,
-    )
+    try:
+        result = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise NotFoundError(f"testparm is not done after {_LIMIT} s; is {named or 'the configuration'} a file?") from None
     if result.returncode:
-        raise NotFoundError(f"testparm does not accept the configuration: {result.stderr.strip().splitlines()[-1:]}")
-    return result.stdout
+        said = os.fsdecode(result.stderr).strip().splitlines() or ["it does not say why"]
+        raise NotFoundError(f"testparm does not accept the configuration: {said[-1]}")
+    return os.fsdecode(result.stdout)
 
 
 def share_paths(text: str, mountpoint: str) -> list[str]:
@@ -163,7 +161,10 @@ def problems_of(stanza: str, mountpoint: str, door: Door) -> list[str]:
 
 def _parsed(text: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"), strict=False)
-    parser.read_string(text)
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        raise FormatError(f"what testparm prints is not understood: {str(error).splitlines()[0]}") from error
     return parser
 
 
@@ -228,13 +229,20 @@ def _is_on(value: str) -> bool:
 def is_flagged_sparse(path: str) -> bool:
     """Whether Samba would call the file sparse, by the DOS attributes that a client stored with it."""
     try:
-        stored = os.getxattr(path, "user.DOSATTRIB")
+        return is_sparse_mark(os.getxattr(path, "user.DOSATTRIB"))
     except OSError:
         return False
-    if stored.startswith(b"0x"):  # as Samba before 4 stored it
-        return bool(int(stored.rstrip(b"\0"), 16) & _SPARSE)
-    # xattr_DOSATTRIB, version 5: text, version (2 + 2 + 4), flags (4), attributes (4) …
-    return len(stored) >= 16 and bool(int.from_bytes(stored[12:16], "little") & _SPARSE)
 
 
+def is_sparse_mark(stored: bytes) -> bool:
+    """Whether DOS attributes, as Samba stores them, have the sparse one; what Samba does not understand has none."""
+    text, _, rest = stored.partition(b"\0")
+    if re.fullmatch(rb"0x[0-9a-fA-F]{1,8}", text) and not rest:  # as Samba before 4 stored it
+        return bool(int(text, 16) & _SPARSE)
+    # xattr_DOSATTRIB: text (empty), version twice (2 + 4), flags (4), attributes (4) …
+    known = len(stored) >= 16 and stored[0] == 0 and int.from_bytes(stored[2:4], "little") in _VERSIONS
+    return known and bool(int.from_bytes(stored[12:16], "little") & _SPARSE)
+
+
+_VERSIONS = range(2, 6)
 _SPARSE = 0x200

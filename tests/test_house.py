@@ -42,6 +42,8 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host": (1, WORLD),
     "synthfs.host.streams": (1, WORLD),
     "synthfs.host.logs": (1, WORLD),
+    "synthfs.host.shapes": (1, WORLD),
+    "synthfs.host.limits": (1, WORLD),
     "synthfs.host.notify": (1, WORLD),
     "synthfs.host.state": (1, WORLD),
     "synthfs.host.collector": (1, WORLD),
@@ -119,6 +121,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.fuse.mount": (4, WORLD),
     # -- 5 front door
     "synthfs.cli": (5, WORLD),
+    "synthfs.cli.options": (5, WORLD),
     "synthfs.cli.config": (5, WORLD),
     "synthfs.cli.terminal": (5, WORLD),
     "synthfs.cli.progress": (5, WORLD),

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from synthfs.cli import mount as mount_verb
+from synthfs.cli import options
 from synthfs.cli.common import Database, Image, Json, find_disk, look_at, print_json, say, say_notes
 from synthfs.cli.progress import progress
 from synthfs.errors import NotFoundError, TargetError
@@ -35,7 +36,7 @@ def boot(
     screenshot: Annotated[
         str | None, typer.Option("--screenshot", metavar="FILE", help="Where to put a PNG of the screen.", show_default=False)
     ] = None,
-    after: Annotated[float, typer.Option(metavar="SECONDS", help="When to take it.", min=0)] = 60.0,
+    after: Annotated[float, typer.Option(parser=options.amount, metavar="SECONDS", help="When to take it.")] = 60.0,
     window: Annotated[bool, typer.Option("--window", help="Sit before it: show the screen until the machine is off.")] = False,
     serial: Annotated[
         str | None, typer.Option("--serial", metavar="FILE", help="Where to put what its serial port says.", show_default=False)
@@ -46,7 +47,7 @@ def boot(
     bus: Annotated[
         qemu.Bus | None, typer.Option("--bus", help="What the disk hangs on, instead of AHCI.", show_default=False)
     ] = None,
-    memory: Annotated[int, typer.Option(metavar="MIB", help="How much memory the machine has.", min=64)] = 2048,
+    memory: Annotated[int, typer.Option(metavar="MIB", help="How much memory the machine has.", min=64, max=1 << 24)] = 2048,
     snapshot_size: Annotated[
         int, typer.Option(metavar="MIB", help="How much it may write, at most half of what is free.", min=1)
     ] = 8192,

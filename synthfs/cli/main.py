@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -19,9 +19,10 @@ from synthfs.cli import config
 from synthfs.cli.common import answer, say, say_bug
 from synthfs.errors import FullError, SynthfsError
 from synthfs.host import publish, streams
+from synthfs.host.limits import lacking
+from synthfs.host.shapes import is_usable
 
 BUG, INTERRUPTED = 70, 130
-_USAGE = 2
 
 _UsageError: Any = typer.BadParameter.__base__
 """Of click, or from Typer 0.28 on of Typer itself."""
@@ -45,6 +46,12 @@ VERBS = {
 """In the order in which help lists them: where each is, below `synthfs.cli`."""
 
 _STYLE: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
+
+
+class UsageError(SynthfsError):
+    """The command line was not understood."""
+
+    exit_code = 2
 
 
 class _Verbs(TyperGroup):
@@ -84,15 +91,12 @@ def synthfs(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """UrBackup's RAW image backups as whole disks that Windows can attach."""
-    context.default_map = config.load(settings, _options)
+    context.default_map = config.load(settings, lambda: {name: options_of(name) for name in VERBS})
 
 
-def _options() -> config.Options:
-    """What the settings file may set."""
-    return {
-        name: {option[2:]: parameter.name for parameter in verb(name).params for option in parameter.opts if option[:2] == "--"}
-        for name in VERBS
-    }
+def options_of(name: str) -> dict[str, Any]:
+    """The long options of a verb, without their dashes, each with its parameter."""
+    return {option[2:]: parameter for parameter in verb(name).params for option in parameter.opts if option[:2] == "--"}
 
 
 def main() -> None:
@@ -121,18 +125,22 @@ def run(arguments: Callable[[], list[str] | None]) -> None:
             say(f"synthfs: the answer cannot be written out: {error.strerror}; make room, or write it elsewhere")
             _forget_the_rest()
             sys.exit(FullError.exit_code)
+        if lack := lacking(error):
+            say(f"synthfs: {lack}")
+            sys.exit(lack.exit_code)
         say_bug()
         sys.exit(BUG)
 
 
 def _answer(words: list[str]) -> None:
     """Runs the verb. What it printed is out afterwards: a failure at the exit of the interpreter would be nobody's."""
+    if bad := [word for word in words if not is_usable(word)]:
+        raise UsageError(f"{bad[0]!r} has a character that cannot be there")
     try:
         # It would print its errors itself, with whatever the words hold.
         code = app(words, prog_name="synthfs", standalone_mode=False)
     except _UsageError as error:
-        _say_usage(error, words)
-        sys.exit(_USAGE)
+        _refuse(error, words)
     finally:
         # There is none where the caller closed it.
         if sys.stdout:
@@ -147,18 +155,14 @@ def _answer(words: list[str]) -> None:
         sys.exit(code)
 
 
-def _say_usage(error: Any, words: list[str]) -> None:
-    """What Typer says of a command line that it does not understand: its own lines, and one about the words."""
-    if not words:  # the message is the help
+def _refuse(error: Any, words: list[str]) -> NoReturn:
+    """Ends with what Typer says of a command line that it does not understand, in one line; of an empty one with the help."""
+    if not words:
         for line in error.format_message().split("\n"):
             say(line)
-        return
-    if error.ctx:
-        for line in error.ctx.get_usage().split("\n"):
-            say(line)
-        say(f"Try '{error.ctx.command_path} --help' for help.")
-        say("")
-    say(f"Error: {error.format_message()}")
+        sys.exit(UsageError.exit_code)
+    name = f" {error.ctx.info_name}" if error.ctx and error.ctx.parent else ""
+    raise UsageError(f"{error.format_message().rstrip('.')}; `synthfs{name} --help` tells what there is") from error
 
 
 def _forget_the_rest() -> None:

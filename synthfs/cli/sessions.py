@@ -14,7 +14,7 @@ from synthfs.engines.materialize import Reflink, prepare
 from synthfs.engines.session import source
 from synthfs.errors import MountError, NotFoundError, SynthfsError, TargetError
 from synthfs.extents import ExtentMap, FileRange
-from synthfs.host import mounts
+from synthfs.host import mounts, probe
 from synthfs.host.control import Line, connected
 from synthfs.plan.container import suffixes
 from synthfs.plan.tree import NEW_IDENTITY
@@ -83,7 +83,7 @@ def keep(
     if os.path.lexists(f"{directory}/{name}"):
         raise TargetError(f"{directory}/{name} exists already; -o names another place")
     with connected(scratch) as line:
-        found = source(scratch, _ask(line, do="keep", path=path, force=force)["scratch"])
+        found = source(scratch, _ask(line, do="keep", path=path, force=force).get("scratch", ""))
         with prepare(ExtentMap([FileRange(found, 0, found.size)]), directory, mode) as prepared:
             freeze(prepared, name, force=False)
         _ask(line, do="done")
@@ -96,7 +96,7 @@ def _has_backup(mount: mounts.Mount, path: str) -> bool:
 
 def _now(file: str, has_backup: bool) -> str:
     """What a file is after its session, which had a backup or none, has ended."""
-    if os.path.exists(file):
+    if probe.answers(file):
         return "the disk of the backup again" if has_backup else "another disk now, of the backup that has its name"
     if has_backup:
         return "not shown there now: its backup is there, under another name, in another format, or with holes still looked for"
@@ -144,7 +144,7 @@ def _ask(line: Line, **request: Any) -> dict[str, Any]:
     answer = line.ask(**request)
     if "error" in answer:
         kinds = {kind.exit_code: kind for kind in SynthfsError.__subclasses__()}
-        raise kinds.get(answer["code"], SynthfsError)(answer["error"])
+        raise kinds.get(answer.get("code", 1), SynthfsError)(answer["error"])
     return answer
 
 

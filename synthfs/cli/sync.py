@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from synthfs.cli import options
 from synthfs.cli.common import (
     Database,
     Json,
@@ -27,7 +28,7 @@ from synthfs.cli.materialize import NOT_PROVEN
 from synthfs.cli.progress import progress
 from synthfs.engines.materialize import Reflink, prepare
 from synthfs.errors import NotFoundError, SynthfsError, TargetError, UnsupportedError
-from synthfs.host import state
+from synthfs.host import shapes, state
 from synthfs.host.space import free_share, settle, space_share
 from synthfs.plan import container
 from synthfs.plan.catalog import Catalog
@@ -42,10 +43,12 @@ def sync(
     store: Store,
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where the frozen disks are kept, a folder a client.")],
     form: Annotated[Format, typer.Option("--format", help="The container to make; no vmdk, which is two files.")] = Format.VHD,
-    keep: Annotated[int, typer.Option(min=1, metavar="N", help="How many of each disk, newest first.")] = 1,
+    keep: Annotated[int, typer.Option(min=1, max=10**9, metavar="N", help="How many of each disk, newest first.")] = 1,
     min_free: Annotated[str, typer.Option(metavar="PERCENT", help="Make nothing that leaves less space free.")] = "10%",
     client: Annotated[str, typer.Option(metavar="GLOB", help="Only these clients.")] = "*",
-    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Wait for a backup's SYSVOL and ESP.", min=0)] = 120.0,
+    wait: Annotated[
+        float, typer.Option(parser=options.amount, metavar="SECONDS", help="Wait for a backup's SYSVOL and ESP.")
+    ] = 120.0,
     prune_anyway: Annotated[bool, typer.Option("--prune-anyway", help="Remove even more than half of a client's.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     database: Database = None,
@@ -327,4 +330,4 @@ def _frozen(fields: object) -> Frozen | None:
     """A record's entry, if each of its fields is there and of its type. Version 0.1.0 had no `rules`."""
     if not isinstance(fields, dict) or {*fields, "rules"} != _FIELDS.keys():
         return None
-    return Frozen(**fields) if all(type(fact) is _FIELDS[name] for name, fact in fields.items()) else None
+    return Frozen(**fields) if all(shapes.fits(fact, _FIELDS[name]) for name, fact in fields.items()) else None

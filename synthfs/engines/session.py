@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from synthfs.engines.idle import Idle
 from synthfs.engines.materialize import Reflink, can_share_into, prepare
 from synthfs.errors import ShareError, SourceError, TargetError
 from synthfs.extents import ExtentMap, Source
-from synthfs.host import zfs
+from synthfs.host import shapes, zfs
 from synthfs.host.publish import Draft, unwritable
 from synthfs.host.scratch import ScratchFile
 from synthfs.host.space import Reserve
@@ -244,10 +245,10 @@ def _packed(session: Session) -> bytes:
 def _record(path: str) -> Session | None:
     """The session that a file is of; None where it says nothing that can be understood."""
     try:
-        facts: dict[str, Any] = json.loads(os.getxattr(path, ATTRIBUTE, follow_symlinks=False))
+        facts: dict[str, Any] = shapes.parse(os.getxattr(path, ATTRIBUTE, follow_symlinks=False))
         editions = bytes.fromhex(facts["edition"]), bytes.fromhex(facts.get("disk_edition", ""))
         session = Session(**facts | dict(zip(("edition", "disk_edition"), editions, strict=True)))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     numbers = (session.generation, session.inode, session.length, session.mtime_ns, session.began_ns)
     names = session.path.split("/") if isinstance(session.path, str) else [""]
@@ -259,7 +260,10 @@ def source(directory: str, name: str) -> Source:
     """A scratch file as something to freeze from. Raises SourceError where it is not there."""
     path = f"{directory}/{name}"
     try:
-        found = os.lstat(path)
+        # The name is what a mount said, and nothing but a session's leads nowhere else.
+        found = os.lstat(path) if "/" not in name and _parts(name) else None
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from error
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise SourceError(f"{path} is no file that was written to; look at `synthfs sessions`")
     return Source(name, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

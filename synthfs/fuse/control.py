@@ -30,7 +30,7 @@ from synthfs.errors import BusyError, NotFoundError, SynthfsError
 from synthfs.fuse.refresh import NOTIFY_LIMIT, Refresher
 from synthfs.fuse.threads import in_thread
 from synthfs.fuse.writing import WritableOperations
-from synthfs.host import control, reflink
+from synthfs.host import control, reflink, shapes
 from synthfs.plan.tree import File, find
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,12 @@ _PAUSE = 2.0
 
 _RECORD = 3600.0
 """How much of the time that a session was idle a mount that is killed may forget, or a tenth of `max_age`."""
+
+_MOST = 32
+"""Connections at a time: each has a descriptor, which reads need too."""
+
+_PATIENCE = 60.0
+"""For a request to be there, all of it, and for an answer to be taken. To copy what `keep` keeps may take any time."""
 
 Facts = dict[str, Any]
 
@@ -57,6 +63,7 @@ class Control:
         self._listener = listener
         self._max_age = max_age
         self._passing = Passing()
+        self._connections = 0
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Lets disks be written to, answers requests, and keeps house, until it is cancelled."""
@@ -108,20 +115,29 @@ class Control:
 
     async def _converse(self, stream: trio.SocketStream) -> None:
         """Answers the requests of one connection. Whatever goes wrong with it is its own affair."""
-        lines = _Lines(stream)
-        with contextlib.suppress(trio.BrokenResourceError):
-            async with stream:
-                while (request := await lines.next()) is not None:
-                    try:
-                        answer = await self._answer(request, lines)
-                    except SynthfsError as error:
-                        answer = {"error": str(error), "code": error.exit_code}
-                    except trio.BrokenResourceError:
-                        raise
-                    except Exception:
-                        log.exception("bug in answering %r, please report it", request)
-                        answer = {"error": "the mount failed to do it; its log has more", "code": 1}
-                    await lines.send(answer)
+        self._connections += 1
+        try:
+            with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
+                async with stream:
+                    await self._answer_all(_Lines(stream))
+        finally:
+            self._connections -= 1
+
+    async def _answer_all(self, lines: "_Lines") -> None:
+        if self._connections > _MOST:
+            return await lines.send({"error": "too many ask this mount at once; try again in a moment", "code": 1})
+        while (request := await lines.next_soon()) is not None:
+            try:
+                answer = await self._answer(request, lines)
+            except SynthfsError as error:
+                answer = {"error": str(error), "code": error.exit_code}
+            except (trio.BrokenResourceError, trio.TooSlowError):
+                raise
+            except Exception:
+                log.exception("bug in answering %r, please report it", request)
+                answer = {"error": "the mount failed to do it; its log has more", "code": 1}
+            await lines.send(answer)
+        return None
 
     async def _answer(self, request: Facts, lines: "_Lines") -> Facts:
         match request:
@@ -190,13 +206,20 @@ class _Lines:
         line, _, rest = bytes(self._buffer).partition(b"\n")
         self._buffer = bytearray(rest)
         try:
-            request = json.loads(line)
-        except (ValueError, RecursionError):
+            request = shapes.parse(line)
+        except ValueError:
             return None
         return request if isinstance(request, dict) else None
 
+    async def next_soon(self) -> Facts | None:
+        """The next object, if it is there in time. Raises TooSlowError."""
+        with trio.fail_after(_PATIENCE):
+            return await self.next()
+
     async def send(self, answer: Facts) -> None:
-        await self._stream.send_all(json.dumps(answer).encode() + b"\n")
+        """Raises TooSlowError where nobody takes it."""
+        with trio.fail_after(_PATIENCE):
+            await self._stream.send_all(json.dumps(answer).encode() + b"\n")
 
 
 def facts(operations: WritableOperations) -> list[Facts]:

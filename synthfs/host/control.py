@@ -9,11 +9,13 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from synthfs.errors import MountError
+from synthfs.host import shapes
 
 NAME = ".control"
 MAX_LINE = 65536
@@ -38,22 +40,37 @@ def listening(directory_fd: int) -> Iterator[socket.socket]:
                 os.unlink(NAME, dir_fd=directory_fd)
 
 
-class Line:
-    """A connection to a mount."""
+ANSWER = {"error?": str, "code?": int, "scratch?": str, "path?": str, "done?": bool}
 
-    def __init__(self, channel: socket.socket, directory: str) -> None:
+
+class Line:
+    """A connection to a mount, or to what calls itself one: its answers are bounded in length, time and shape."""
+
+    def __init__(self, channel: socket.socket, directory: str, limit: float) -> None:
         self._channel = channel
         self._directory = directory
-        self._answers = channel.makefile("rb")
+        self._limit = limit
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """The answer to one request. Raises MountError where there is none."""
+        """The answer to one request, of the shape ANSWER. Raises MountError where there is none."""
         try:
             self._channel.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(self._answers.readline(MAX_LINE))
+            answer = shapes.parse(self._line())
         except (OSError, ValueError) as error:
             raise MountError(f"the mount with the scratch directory {self._directory} ended or does not answer") from error
+        if not shapes.fits(answer, ANSWER):
+            raise MountError(f"what answers at {self._directory}/{NAME} is no synthfs; look at `synthfs status`")
         return dict(answer)
+
+    def _line(self) -> bytes:
+        """The next line, which ends what was received: the other side speaks only when asked. Raises OSError."""
+        until, line = time.monotonic() + self._limit, b""
+        while not line.endswith(b"\n") and len(line) < MAX_LINE:
+            self._channel.settimeout(max(until - time.monotonic(), 0.001))
+            if not (part := self._channel.recv(MAX_LINE - len(line))):
+                break
+            line += part
+        return line
 
 
 @contextmanager
@@ -73,4 +90,4 @@ def connected(directory: str, limit: float = 60.0) -> Iterator[Line]:
             raise MountError(f"no mount answers at {directory}/{NAME}: {error.strerror}") from error
         finally:
             os.close(fd)
-        yield Line(channel, directory)
+        yield Line(channel, directory, limit)

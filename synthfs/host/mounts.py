@@ -5,23 +5,43 @@ since that may be a mount that no longer answers. Not for: making mounts (`fuse/
 Source: proc(5), mountinfo.
 """
 
-import json
 import os
 import select
+import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from synthfs.errors import MountError
-from synthfs.host import probe
+from synthfs.host import probe, shapes
 from synthfs.model import STATUS, STATUS_DIRECTORY
 
 TYPE = "fuse.synthfs"
 READ_AHEAD = 1024 * 1024
 """Median of 7 rounds, MiB/s: 1738 with the kernel's 128 KiB, 2477 with 256, 2560 with 512, 2931 with this, 2977 with 4096."""
+
+_SESSION = {
+    "path": str, "image": str, "began_ns": int, "written_ns": int, "own_space": (int, None), "open": [int], "backup": bool,
+}  # fmt: skip
+_STATUS = {
+    "pid": int, "store": str, "disks": int, "scratch?": (str, None), "sessions?": [_SESSION],
+    "open_handles?": int, "errors?": int,
+}  # fmt: skip
+"""What is used of `status.json`. Whoever may mount can call himself synthfs, and write what he likes."""
+
+_MOST_COPIES = 3
+"""How many of them are named."""
+
+_SOON = 2.0
+"""Seconds that a process needs to end by far, once its mount is gone everywhere."""
+
+_PAUSE = 0.1
+"""Seconds between looks into the mount tables of all processes."""
 
 _PRINTABLE = "".join(map(chr, range(33, 127))).translate({ord(c): None for c in "%,\\"})
 
@@ -99,10 +119,9 @@ def raise_read_ahead(mountpoint: str) -> bool:
     then the kernel goes back to its default. What is opened later gets the longer one. The mount itself is not asked.
     """
     try:
-        *_, device = (device for place, device in _devices() if place == mountpoint)
-        with open(f"/sys/class/bdi/{device}/read_ahead_kb", "w") as file:
+        with open(f"/sys/class/bdi/{_device(mountpoint)}/read_ahead_kb", "w") as file:
             file.write(str(READ_AHEAD // 1024))
-    except (OSError, ValueError):
+    except OSError:
         return False
     return True
 
@@ -121,9 +140,18 @@ def is_closed(mount: Mount) -> bool:
 
 
 def status(mount: Mount) -> dict[str, Any] | None:
-    """What the process of a mount tells of itself; None where it does not answer."""
+    """What the process of a mount tells of itself; None where it does not answer, or not as synthfs does."""
     told = probe.read(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
-    return dict(json.loads(told)) if told else None
+    return parsed_status(told) if told else None
+
+
+def parsed_status(told: bytes) -> dict[str, Any] | None:
+    """What `status.json` says, with what older versions do not say; None for what no synthfs writes."""
+    try:
+        facts = shapes.parse(told)
+    except ValueError:
+        return None
+    return {"scratch": None, "sessions": []} | facts if shapes.fits(facts, _STATUS) else None
 
 
 def is_writable(mount: Mount) -> bool:
@@ -161,15 +189,35 @@ def detach(mount: Mount) -> None:
 
 
 def unmount(mount: Mount, server: int | None, limit: float = 30.0) -> None:
-    """Unmounts and waits until process `server` has ended. Raises MountError, with who holds it where it is busy."""
-    watch = _pidfd(server)
+    """Unmounts and waits until process `server` has ended.
+
+    Raises MountError, with who holds it, where it is busy, or where a copy of it is mounted elsewhere and so goes on.
+    """
+    watch, device = _pidfd(server), _device(mount.mountpoint)
     try:
         _run_umount(mount.mountpoint, lazy=False)
-        if watch is not None and not select.select((watch,), (), (), limit)[0]:
+        # Somebody may be just about to end with a copy, as a container that stops.
+        if _wait(watch, device, _SOON):
+            return
+        if device and (copies := list(islice(_copies(device), _MOST_COPIES))):
+            raise MountError(f"{mount.mountpoint} is unmounted here, and goes on elsewhere: {'; '.join(copies)}")
+        if not _wait(watch, device, limit - _SOON):
             raise MountError(f"{mount.mountpoint} is unmounted, but process {server} is still finishing after {limit:.0f} s")
     finally:
         if watch is not None:
             os.close(watch)
+
+
+def _wait(watch: int | None, device: str | None, limit: float) -> bool:
+    """Whether the process behind `watch` ends within `limit` seconds; where there is none, whether the device goes."""
+    if watch is not None:
+        return bool(select.select((watch,), (), (), limit)[0])
+    until = time.monotonic() + limit
+    while is_left := device is not None and any(True for _ in _copies(device)):
+        if time.monotonic() > until:
+            break
+        time.sleep(_PAUSE)
+    return not is_left
 
 
 def users_may_allow_other() -> bool:
@@ -182,9 +230,12 @@ def users_may_allow_other() -> bool:
 
 
 def _pidfd(process: int | None) -> int | None:
+    """To wait for a process that serves a mount; None for any other, whatever a mount says of itself."""
     try:
-        return None if process is None else os.pidfd_open(process)
-    except OSError:
+        fds = f"/proc/{process}/fd"
+        serves = process and any(os.readlink(f"{fds}/{fd}") == "/dev/fuse" for fd in os.listdir(fds))
+        return os.pidfd_open(process) if process and serves else None
+    except (OSError, OverflowError):
         return None
 
 
@@ -196,16 +247,14 @@ def _run_umount(mountpoint: str, lazy: bool) -> None:
         if helper is None:
             raise MountError("fusermount3 is not installed; it comes with the package fuse3")
         command = [helper, "-u", *(["-z"] if lazy else []), mountpoint]
-    result = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False, stdin=subprocess.DEVNULL
-    )
+    result = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     if result.returncode == 0:
         return
     users = ", ".join(_users(mountpoint))
     if users:
         raise MountError(f"{mountpoint} is in use by {users}; end these and try again, or detach it with umount --lazy")
     whose = "" if os.geteuid() == 0 else "; only root and the user who mounted it can do that"
-    raise MountError(f"{mountpoint} cannot be unmounted: {result.stderr.strip() or 'umount failed'}{whose}")
+    raise MountError(f"{mountpoint} cannot be unmounted: {os.fsdecode(result.stderr).strip() or 'umount failed'}{whose}")
 
 
 def _users(mountpoint: str) -> Iterator[str]:
@@ -214,8 +263,7 @@ def _users(mountpoint: str) -> Iterator[str]:
         try:
             links = [f"/proc/{process}/cwd", *(f"/proc/{process}/fd/{fd}" for fd in os.listdir(f"/proc/{process}/fd"))]
             if any(f"{os.readlink(link)}/".startswith(f"{mountpoint}/") for link in links):
-                with open(f"/proc/{process}/comm") as comm:
-                    yield f"{comm.read().strip()} ({process})"
+                yield _name(process)
         except OSError:
             continue
 
@@ -239,12 +287,52 @@ def _options(mountpoint: str) -> list[str]:
     return found
 
 
-def _devices() -> Iterator[tuple[str, str]]:
-    """Mountpoint and device number (`0:53`) of each mount that this process sees."""
-    with open("/proc/self/mountinfo", "rb") as mountinfo:
+def _device(mountpoint: str) -> str | None:
+    """The device number (`0:53`) of what is mounted on top at `mountpoint`."""
+    return next((device for place, device in reversed(list(_devices())) if place == mountpoint), None)
+
+
+def _devices(process: str = "self") -> Iterator[tuple[str, str]]:
+    """Mountpoint and device number of each mount that a process sees."""
+    with open(f"/proc/{process}/mountinfo", "rb") as mountinfo:
         for line in mountinfo:
             _, _, device, _, place, *_ = line.split(b" ")
             yield os.fsdecode(_unescape(place)), device.decode()
+
+
+def _copies(device: str) -> Iterator[str]:
+    """Where a file system is mounted, in this mount namespace and in those of other processes, with how to end that."""
+    own, seen, is_here = _namespace("self"), set(), False
+    for process in ("self", *filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            place = next((place for place, number in _devices(process) if number == device), None)
+            namespace = _namespace(process)
+            # Of a process that this user may not look into, that namespace may be this one.
+            if place is None or namespace in seen or (namespace is None and is_here):
+                continue
+            seen |= {namespace} - {None}
+            umount = f"umount {shlex.quote(place)}"
+            if namespace == own:
+                is_here = True
+                yield f"it is mounted at {place} too, which `{umount}` ends"
+            else:
+                there = f"nsenter --target {process} --mount {umount}"
+                yield f"{_name(process)} has a copy in another mount namespace; end that process, or run `{there}`"
+        except OSError:
+            continue
+
+
+def _namespace(process: str) -> int | None:
+    """The mount namespace of a process; None where this user may not ask."""
+    try:
+        return os.stat(f"/proc/{process}/ns/mnt").st_ino
+    except PermissionError:
+        return None
+
+
+def _name(process: str) -> str:
+    with open(f"/proc/{process}/comm") as comm:
+        return f"{comm.read().strip()} ({process})"
 
 
 def _unescape(field: bytes) -> bytes:
@@ -254,4 +342,6 @@ def _unescape(field: bytes) -> bytes:
 
 
 def _decode_source(source: str) -> str:
-    return os.fsdecode(unquote_to_bytes(os.fsencode(source)))
+    """What `encode_source` made a source of; one with a NUL was made by somebody else, and stays as it is."""
+    path = unquote_to_bytes(os.fsencode(source))
+    return source if b"\0" in path else os.fsdecode(path)

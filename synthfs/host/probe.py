@@ -11,6 +11,9 @@ from dataclasses import dataclass
 LIMIT = 5.0
 """Seconds that a healthy mount has by far enough in."""
 
+MOST = 16 << 20
+"""Bytes of the longest file that is read: what a mount tells of ten thousand sessions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
@@ -22,8 +25,9 @@ class Permissions:
 
 
 def read(path: str, limit: float = LIMIT) -> bytes | None:
-    """The content of a small file; None where it cannot be read, or not within `limit` seconds."""
-    return _output(("cat", "--", path), limit)
+    """The content of a small file; None where it cannot be read, not within `limit` seconds, or is longer than MOST."""
+    content = _output(("head", f"--bytes={MOST + 1}", "--", path), limit)
+    return content if content is not None and len(content) <= MOST else None
 
 
 def answers(path: str, limit: float = LIMIT) -> bool:
@@ -75,5 +79,8 @@ def _run(command: tuple[str, ...], limit: float) -> tuple[bytes, bytes] | None:
         return child.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         child.kill()
+        for end in (child.stdout, child.stderr):
+            if end:
+                end.close()
         child.returncode = -9  # not waited for: in an answer that never comes, even a killed process stays
         return None

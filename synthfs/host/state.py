@@ -22,6 +22,7 @@ from hashlib import blake2b
 from typing import Any
 
 from synthfs.errors import TargetError
+from synthfs.host import shapes
 
 MAX_CACHE = 256 * 1024 * 1024
 """Bytes of the longest cache that is written or read; 10,000 images and their holes take a tenth of it."""
@@ -50,11 +51,12 @@ def _short(key: str) -> str:
 def load(path: str) -> dict[str, Any]:
     """The record at `path`; an empty one where there is none that can be trusted."""
     try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_uid != os.geteuid():
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode) or found.st_size > MAX_CACHE:
                 return {}
-            record = json.load(file)
-    except (OSError, ValueError, RecursionError):
+            record = shapes.parse(file.read(found.st_size))
+    except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -65,6 +65,5 @@ def _run(*command: str) -> str | None:
     program = shutil.which(command[0], path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if program is None:
         return None
-    command = (program, *command[1:])
-    result = subprocess.run(command, capture_output=True, errors="surrogateescape", check=False, stdin=subprocess.DEVNULL)
-    return result.stdout if result.returncode == 0 else None
+    result = subprocess.run([program, *command[1:]], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    return os.fsdecode(result.stdout) if result.returncode == 0 else None
