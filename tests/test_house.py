@@ -53,6 +53,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host.mounts": (1, WORLD),
     "synthfs.host.smb_users": (1, WORLD),
     "synthfs.host.apparmor": (1, WORLD),
+    "synthfs.host.claim": (1, WORLD),
     "synthfs.host.qemu": (1, WORLD),
     "synthfs.host.files": (1, WORLD),
     "synthfs.host.handle": (1, WORLD),

@@ -87,33 +87,38 @@ answer([*found, held()])
         target, dead = scope.synthfs_mount(store.root), scope.synthfs_mount(store.root)
         scope.server(dead).kill()
         scope.server(dead).wait(10)
-        listed = {mount["mountpoint"]: mount for mount in json.loads(scope.synthfs("status", "--json").stdout)}
+        done = scope.synthfs("status", "--json", check=False)
+        listed = {mount["mountpoint"]: mount for mount in json.loads(done.stdout)}
+        assert done.returncode == 1
         mine = listed[str(target)]
         assert (mine["answers"], mine["pid"], mine["disks"], mine["store"]) == (
             True, scope.server(target).pid, 1, str(store.root),
         )  # fmt: skip
         assert (listed[str(dead)]["answers"], listed[str(dead)]["store"]) == (False, str(store.root))
         # On one line, however narrow the terminal.
-        lines = scope.synthfs("status", env={"COLUMNS": "40"}).stdout.splitlines()
+        done = scope.synthfs("status", env={"COLUMNS": "40"}, check=False)
+        assert done.returncode == 1
+        lines = done.stdout.splitlines()
         assert [line for line in lines if str(target) in line and str(scope.server(target).pid) in line]
         assert [line for line in lines if str(dead) in line and "does not answer" in line]
         # The mount still answers when its store is gone. Of one that this user may not look at, nothing is said.
         opened = scope.synthfs_mount(store.root, "--allow-other", "--mode", "0444")
         store.root.parent.chmod(0o700)
-        done = scope.synthfs("status", user="nobody")
+        done = scope.synthfs("status", user="nobody", check=False)
         assert [line for line in done.stdout.splitlines() if str(opened) in line and str(scope.server(opened).pid) in line]
         assert "is not there" not in done.stderr
         store.root.rename(store.root.with_name("elsewhere"))
-        said = scope.synthfs("status").stderr.splitlines()
+        said = scope.synthfs("status", check=False).stderr.splitlines()
         assert [line for line in said if f"{store.root} is not there" in line and str(target) in line]
         assert not [line for line in said if str(dead) in line]
 
     def test_mount_of_somebody_else(self, scope: Scope, stock: Stock) -> None:
         """A mount that does not let this user in is alive: nobody is told to clear it away."""
         target = scope.synthfs_mount(stock.store(scope).root)
-        listed = {one["mountpoint"]: one for one in json.loads(scope.synthfs("status", "--json", user="nobody").stdout)}
+        listing = scope.synthfs("status", "--json", user="nobody", check=False)
+        listed = {one["mountpoint"]: one for one in json.loads(listing.stdout)}
         assert (listed[str(target)]["answers"], listed[str(target)]["closed"]) == (False, True)
-        lines = scope.synthfs("status", user="nobody").stdout.splitlines()
+        lines = scope.synthfs("status", user="nobody", check=False).stdout.splitlines()
         assert [line for line in lines if str(target) in line and "not open to you" in line]
         done = scope.synthfs("sessions", target, user="nobody", check=False)
         assert (done.returncode, len(done.stderr.splitlines())) == (9, 1)

@@ -21,6 +21,7 @@ from synthfs.errors import FullError, SynthfsError
 from synthfs.host import publish, streams
 from synthfs.host.limits import lacking
 from synthfs.host.shapes import is_usable
+from synthfs.text import quoted
 
 BUG, INTERRUPTED = 70, 130
 
@@ -161,8 +162,8 @@ def _refuse(error: Any, words: list[str]) -> NoReturn:
         for line in error.format_message().split("\n"):
             say(line)
         sys.exit(UsageError.exit_code)
-    name = f" {error.ctx.info_name}" if error.ctx and error.ctx.parent else ""
-    raise UsageError(f"{error.format_message().rstrip('.')}; `synthfs{name} --help` tells what there is") from error
+    manual = f"`synthfs {quoted(error.ctx.info_name)} --help`" if error.ctx and error.ctx.parent else "`synthfs --help`"
+    raise UsageError(f"{error.format_message().rstrip('.')}; {manual} tells what there is") from error
 
 
 def _forget_the_rest() -> None:

@@ -1,7 +1,6 @@
 """`synthfs mount` and `synthfs umount`."""
 
 import grp
-import json
 import logging
 import os
 import pwd
@@ -15,12 +14,15 @@ from typing import Annotated
 
 import typer
 
+from synthfs.cli import options
 from synthfs.cli.common import Database, Store, look_again, look_at, not_empty, percentage, say, say_notes, unreadable
 from synthfs.engines import session
 from synthfs.errors import MountError, SynthfsError, TargetError
 from synthfs.extents import Source
 from synthfs.host import background, files, logs, mounts, probe
-from synthfs.model import STATUS, STATUS_DIRECTORY
+from synthfs.host.claim import Claim, refuse_running
+from synthfs.host.limits import lacking
+from synthfs.model import STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
 from synthfs.text import quoted
@@ -46,6 +48,9 @@ Mountpoint = Annotated[
 ]
 
 Formats = Annotated[list[Format], typer.Option("--format", help="What to show each disk as; may be given more than once.")]
+AllowOther = Annotated[
+    bool, typer.Option("--allow-other/--no-allow-other", help="Let other users in, Samba's among them.", show_default=False)
+]
 Mode = Annotated[
     str | None, typer.Option(metavar="OCTAL", help="Their permission bits; 0440, or 0660 if writable.", show_default=False)
 ]
@@ -54,7 +59,11 @@ Writable = Annotated[
 ]
 MinFree = Annotated[str, typer.Option(metavar="PERCENT", help="Refuse to write to disks where less space is free.")]
 DiscardAfter = Annotated[
-    float, typer.Option(metavar="DAYS", help="Discard what was written and left alone for so long; 0: never.", min=0)
+    float,
+    typer.Option(parser=options.amount, metavar="DAYS", help="Discard what was written and left alone for so long; 0: never."),
+]
+Refresh = Annotated[
+    float, typer.Option(parser=options.amount, metavar="SECONDS", help="How often to look for new backups.")
 ]
 
 
@@ -62,7 +71,7 @@ def mount(
     store: Store,
     mountpoint: Mountpoint,
     daemon: Annotated[bool, typer.Option("--daemon", help="Serve in the background; return once the mount answers.")] = False,
-    allow_other: Annotated[bool, typer.Option("--allow-other", help="Let other users in, Samba's among them.")] = False,
+    allow_other: AllowOther = False,
     owner: Annotated[str | None, typer.Option(metavar="USER", help="Whom the files belong to.", show_default=False)] = None,
     group: Annotated[str | None, typer.Option(metavar="GROUP", help="Which group they belong to.", show_default=False)] = None,
     mode: Mode = None,
@@ -70,7 +79,7 @@ def mount(
     min_free: MinFree = "10%",
     discard_after: DiscardAfter = 0.0,
     formats: Formats = [Format.VHD],  # noqa: B006  # typer copies it
-    refresh: Annotated[float, typer.Option(metavar="SECONDS", help="How often to look for new backups.", min=0)] = 60.0,
+    refresh: Refresh = 60.0,
     log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.WARNING,
     log_file: Annotated[str | None, typer.Option(metavar="FILE", help="Log there.", show_default=False)] = None,
     database: Database = None,
@@ -90,13 +99,9 @@ def mount(
     database, log_file = (path and os.path.abspath(path) for path in (database, log_file))
     catalog = look_at(root, database)
     say_notes(catalog.notes)
-    if catalog.is_empty:
-        why = unreadable(catalog) or "is it the right place, and mounted? `synthfs list --all` has reasons"
-        say(f"warning: {root} has no disk to offer: {why}")
+    _warn_of_nothing(catalog)
     if scratch:
         session.check(scratch, _newest(catalog))
-    # As late as possible: until the new mount stands, the share is an empty directory.
-    _clear(place)
     usual = (catalog.store.owner, catalog.store.group) if allow_other else (os.geteuid(), os.getegid())
     access = (_user(owner, usual[0]), _group(group, usual[1]), _mode(mode or ("0660" if scratch else "0440")))
     outlet = _log_outlet(log_file, daemon)
@@ -106,13 +111,15 @@ def mount(
         who, days = fuse.Access(*access), discard_after * _DAY
         settings = fuse.Settings(place, who, allow_other, refresh, scratch, days, tuple(formats), free)
         again, greet = partial(look_again, database=database), partial(_greet, catalog, place, daemon)
-        fuse.serve(catalog, again, settings, greet, dropped)
+        fuse.serve(catalog, again, settings, claim.release, greet, dropped)
 
     logged = partial(_logged, log_level.upper(), outlet, daemon, serve)
-    if daemon:
-        _serve_in_background(logged, place, root)
-    else:
-        logged()
+    # As late as possible: until the new mount stands, the share is an empty directory.
+    with Claim(place, lambda: say(f"detaching the dead mount at {place}")) as claim:
+        if daemon:
+            _serve_in_background(logged, place, root)
+        else:
+            logged()
 
 
 def _fuse() -> ModuleType:
@@ -128,20 +135,20 @@ def try_mount(catalog: Catalog, place: str) -> None:
     """Makes a mount with nothing in it at `place` and takes it away again. Raises MountError as `mount` would."""
     root = catalog.store.root
     _check_place(root, place)
-    _check_empty(place)
     nothing = replace(catalog, machines={})
 
     def serve(dropped: Callable[[], int]) -> None:
         fuse = _fuse()
         access = fuse.Access(os.geteuid(), os.getegid(), 0o400)
         settings = fuse.Settings(place, access, interval=0.0)
-        fuse.serve(nothing, lambda before: before, settings, dropped=dropped)
+        fuse.serve(nothing, lambda before: before, settings, claim.release, dropped=dropped)
 
-    try:
-        _serve_in_background(partial(_logged, "WARNING", None, True, serve), place, root)
-    finally:
-        if made := mounts.at(place):
-            _take_away(made)
+    with Claim(place) as claim:
+        try:
+            _serve_in_background(partial(_logged, "WARNING", None, True, serve), place, root)
+        finally:
+            if made := mounts.at(place):
+                _take_away(made)
 
 
 def _take_away(mount: mounts.Mount) -> None:
@@ -159,6 +166,12 @@ def _serve_in_background(serve: Callable[[], int], place: str, root: str) -> Non
         if left := mounts.at(place):
             mounts.detach(left)
         raise
+
+
+def _warn_of_nothing(catalog: Catalog) -> None:
+    if catalog.is_empty:
+        why = unreadable(catalog) or "is it the right place, and mounted? `synthfs list --all` has reasons"
+        say(f"warning: {catalog.store.root} has no disk to offer: {why}")
 
 
 def _newest(catalog: Catalog) -> Source | None:
@@ -182,9 +195,12 @@ def _logged(level: str, outlet: logs.Outlet | None, daemon: bool, serve: Callabl
                 raise
             say(f"synthfs: {error}")
             return error.exit_code
-        except BaseException:
+        except BaseException as error:
             if not daemon:
                 raise
+            if lack := lacking(error):
+                say(f"synthfs: {lack}")
+                return lack.exit_code
             log.exception("bug in the mount process, please report it")
             return 70
     return 0
@@ -196,9 +212,7 @@ def _check_place(root: str, place: str) -> None:
         raise MountError(f"{place} lies inside the store; UrBackup's clean-up would touch the disks. Mount elsewhere")
     if root.startswith(f"{place}/"):
         raise MountError(f"{place} contains the store, which the mount would hide. Mount elsewhere")
-    if (old := mounts.at(place)) and not mounts.is_dead(old):
-        end = f"`synthfs umount {quoted(place)}` ends it"
-        raise MountError(f"{place} is a running synthfs mount of {old.store} already; {end}")
+    refuse_running(place)
 
 
 def _scratch(named: str, root: str, place: str) -> str:
@@ -211,26 +225,6 @@ def _scratch(named: str, root: str, place: str) -> str:
     if f"{scratch}/".startswith(f"{place}/"):
         raise MountError(f"{scratch} lies where the mount is to be, which would hide it. Name another")
     return scratch
-
-
-def _clear(place: str) -> None:
-    """Takes a dead mount of ours away, and checks that what is below it is an empty directory."""
-    if old := mounts.at(place):
-        say(f"detaching the dead mount at {place}")
-        mounts.detach(old)
-    _check_empty(place)
-
-
-def _check_empty(place: str) -> None:
-    """Raises MountError where there is no empty directory."""
-    if not os.path.isdir(place):
-        remedy = "name an empty one" if os.path.lexists(place) else f"make one with `mkdir -p {quoted(place)}`"
-        raise MountError(f"{place} is no directory; {remedy}")
-    try:
-        if os.listdir(place):
-            raise MountError(f"{place} is not empty; the mount would hide what is in it")
-    except PermissionError as error:
-        raise MountError(f"{place} cannot be read: {error.strerror}") from error
 
 
 def _user(name: str | None, usual: int) -> int:
@@ -291,9 +285,9 @@ def umount(mountpoint: Annotated[str, typer.Argument(metavar="MOUNTPOINT", help=
     found = mounts.at(mountpoint)
     if found is None:
         raise MountError(f"{mountpoint} is no synthfs mount")
-    status = probe.read(f"{found.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
+    status = mounts.status(found)
     if status is None and mounts.is_dead(found):
         say(f"nobody serves {mountpoint} any more; detaching it")
         mounts.detach(found)
     else:
-        mounts.unmount(found, json.loads(status)["pid"] if status else None)
+        mounts.unmount(found, status["pid"] if status else None)

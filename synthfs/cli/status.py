@@ -2,20 +2,27 @@
 
 from typing import Any
 
+import typer
+
 from synthfs.cli.common import Json, print_json, say
 from synthfs.cli.terminal import print_table
 from synthfs.host import mounts, probe
 
 
 def status(as_json: Json = False) -> None:
-    """List the running mounts."""
+    """List the running mounts. One that does not answer is an error (1)."""
     found = [_facts(mount) for mount in mounts.table()]
     if as_json:
         print_json(found)
-        return
-    if not found:
+    elif found:
+        _print(found)
+    else:
         say("no synthfs mount is running")
-        return
+    if not all(facts["answers"] or facts["closed"] for facts in found):
+        raise typer.Exit(1)
+
+
+def _print(found: list[dict[str, Any]]) -> None:
     rows = []
     for facts in found:
         state = [str(facts.get(key, "-")) for key in ("pid", "disks", "open_handles", "errors")]
@@ -31,4 +38,4 @@ def status(as_json: Json = False) -> None:
 def _facts(mount: mounts.Mount) -> dict[str, Any]:
     facts: dict[str, Any] = {"mountpoint": mount.mountpoint, "store": mount.store}
     told = mounts.status(mount)
-    return facts | (told or {}) | {"answers": told is not None, "closed": told is None and mounts.is_closed(mount)}
+    return (told or {}) | facts | {"answers": told is not None, "closed": told is None and mounts.is_closed(mount)}

@@ -88,13 +88,14 @@ def serve(
     catalog: Catalog,
     survey: Callable[[Catalog], Catalog],
     settings: Settings,
+    standing: Callable[[], None] = lambda: None,
     mounted: Callable[[], None] = lambda: None,
     dropped: Callable[[], int] = lambda: 0,
 ) -> None:
     """Mounts what `catalog` offers, later what `survey` makes of the last one, and returns when the mount has ended.
 
-    SIGINT and SIGTERM end it, SIGHUP causes a scan. `mounted` is called once all disks are planned. `dropped` tells how many
-    lines the log has lost. Raises MountError where it cannot be made.
+    SIGINT and SIGTERM end it, SIGHUP causes a scan. `standing` is called once it is in the mount table, `mounted` once all
+    disks are planned. `dropped` tells how many lines the log has lost. Raises MountError where it cannot be made.
     """
     _allow_many_open_files()
     sys.setswitchinterval(_SWITCH)
@@ -123,6 +124,7 @@ def serve(
                 why = _why(settings.allow_other, told()) or error
                 raise MountError(f"{settings.mountpoint} cannot be mounted: {why}") from error
         stack.callback(pyfuse3.close, unmount=True)
+        standing()
         look_before_sleeping()
         supervision = Supervision(settings.mountpoint, lambda: f"{metrics.disks} disks of {catalog.store.root}")
         reloaded = supervision.reloaded

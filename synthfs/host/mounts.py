@@ -7,7 +7,6 @@ Source: proc(5), mountinfo.
 
 import os
 import select
-import shlex
 import shutil
 import subprocess
 import time
@@ -20,6 +19,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from synthfs.errors import MountError
 from synthfs.host import probe, shapes
 from synthfs.model import STATUS, STATUS_DIRECTORY
+from synthfs.text import quoted
 
 TYPE = "fuse.synthfs"
 READ_AHEAD = 1024 * 1024
@@ -311,13 +311,12 @@ def _copies(device: str) -> Iterator[str]:
             if place is None or namespace in seen or (namespace is None and is_here):
                 continue
             seen |= {namespace} - {None}
-            umount = f"umount {shlex.quote(place)}"
             if namespace == own:
                 is_here = True
-                yield f"it is mounted at {place} too, which `{umount}` ends"
+                yield f"it is mounted at {place} too, which `umount {quoted(place)}` ends"
             else:
-                there = f"nsenter --target {process} --mount {umount}"
-                yield f"{_name(process)} has a copy in another mount namespace; end that process, or run `{there}`"
+                remedy = f"end that process, or run `nsenter --target {quoted(process)} --mount umount {quoted(place)}`"
+                yield f"{_name(process)} has a copy in another mount namespace; {remedy}"
         except OSError:
             continue
 
