@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from synthfs.errors import FormatError, NotFoundError, UnsupportedError
-from synthfs.host.mounts import Door
+from synthfs.host.mounts import Admission
 from synthfs.host.smb_users import all_get_in
 from synthfs.host.smb_users import problems as users_problems
 from synthfs.text import quoted
@@ -121,25 +121,25 @@ def share_paths(text: str, mountpoint: str) -> list[str]:
     return [share["path"] for share in _shares(_parsed(text), mountpoint).values() if os.path.isdir(share["path"])]
 
 
-def findings(text: str, mountpoint: str, writable: bool = False, door: Door | None = None) -> Iterator[Finding]:
+def findings(text: str, mountpoint: str, writable: bool = False, admission: Admission | None = None) -> Iterator[Finding]:
     """Everything in the configuration `text` that matters to disks at `mountpoint`, which may be `writable`.
 
-    With `door`, also whom of the share's users the mount lets in.
+    With `admission`, also whom of the share's users the mount lets in.
     """
     parser = _parsed(text)
     common = dict(parser["global"]) if parser.has_section("global") else {}
     shares = {name: {**common, **share} for name, share in _shares(parser, mountpoint).items()}
     is_closed = False
-    if door is not None and not door.is_open and not any(all_get_in(share, door) for share in shares.values()):
+    if admission is not None and not admission.is_open and not any(all_get_in(share, admission) for share in shares.values()):
         is_closed = True
-        yield Finding(False, closed(mountpoint, door.user))
+        yield Finding(False, closed(mountpoint, admission.user))
     if not shares:
         yield Finding(False, f"no share leads to {mountpoint}; `synthfs share {quoted(mountpoint)}` prints one")
     if os.path.exists("/sys/class/ksmbd-control"):
         yield Finding(False, "ksmbd serves SMB here: to it every file is sparse, which Windows does not attach; use Samba")
     for name, share in shares.items():
         problems = list(_problems(share, mountpoint, writable))
-        problems += users_problems(share, mountpoint, door) if door else ()
+        problems += users_problems(share, mountpoint, admission) if admission else ()
         yield from (Finding(False, f"[{name}] {problem}") for problem in problems)
         if not problems and not is_closed:
             yield Finding(True, f"[{name}] is as it should be")
@@ -153,10 +153,10 @@ def closed(mountpoint: str, user: int) -> str:
     return f"{mountpoint} lets {whom} in: {why}; {cure}"
 
 
-def problems_of(stanza: str, mountpoint: str, door: Door) -> list[str]:
+def problems_of(stanza: str, mountpoint: str, admission: Admission) -> list[str]:
     """What keeps users of the share that `stanza` describes from the disks."""
     shares = _shares(_parsed(stanza), mountpoint).values()
-    return [problem for share in shares for problem in users_problems(share, mountpoint, door)]
+    return [problem for share in shares for problem in users_problems(share, mountpoint, admission)]
 
 
 def _parsed(text: str) -> configparser.ConfigParser:

@@ -124,7 +124,7 @@ def _samba(root: str) -> Iterator[Finding]:
         yield Finding(False, str(error))
         return
     for mount in running:
-        yield from samba.findings(configuration, mount.mountpoint, mounts.is_writable(mount), mounts.door(mount))
+        yield from samba.findings(configuration, mount.mountpoint, mounts.is_writable(mount), mounts.admission(mount))
 
 
 def _hooks() -> Iterator[Finding]:

@@ -42,21 +42,21 @@ def share(
     if not check:
         if writable and not mounts.is_writable(mount):
             raise MountError(f"{mount.mountpoint} is read-only; `synthfs mount --writable SCRATCH` lets disks be written to")
-        door = mounts.door(mount)
-        stanza = samba.stanza(mount.mountpoint, _group(mount, door), name, writable or ())
+        admission = mounts.admission(mount)
+        stanza = samba.stanza(mount.mountpoint, _group(mount, admission), name, writable or ())
         if as_json:
             print_json({"mountpoint": mount.mountpoint, "share": name, "stanza": stanza})
         else:
             for line in stanza.rstrip("\n").split("\n"):
                 answer(line)
-        for problem in samba.problems_of(stanza, mount.mountpoint, door):
+        for problem in samba.problems_of(stanza, mount.mountpoint, admission):
             say(f"warning: {problem}")
-        if not door.is_open:
-            raise SynthfsError(samba.closed(mount.mountpoint, door.user))
+        if not admission.is_open:
+            raise SynthfsError(samba.closed(mount.mountpoint, admission.user))
         return
     active = samba.active_configuration(configuration)
     findings = [
-        *samba.findings(active, mount.mountpoint, mounts.is_writable(mount), mounts.door(mount)),
+        *samba.findings(active, mount.mountpoint, mounts.is_writable(mount), mounts.admission(mount)),
         *_sparse_files(active, mount.mountpoint),
     ]
     if as_json:
@@ -97,14 +97,14 @@ def _the_mount(named: str | None) -> mounts.Mount:
     return running[0]
 
 
-def _group(mount: mounts.Mount, door: mounts.Door) -> str:
+def _group(mount: mounts.Mount, admission: mounts.Admission) -> str:
     """The name of the group that may read the mount, or of the one that could if it were open to others."""
     place = mount.mountpoint
     if mounts.is_dead(mount):
         raise MountError(f"{place} does not answer; `synthfs umount {quoted(place)}` clears it away")
-    found = door.files if door.is_open else probe.permissions(mount.store)
+    found = admission.files if admission.is_open else probe.permissions(mount.store)
     if found is None:
-        raise MountError(f"{place if door.is_open else mount.store} does not say which group it belongs to")
+        raise MountError(f"{place if admission.is_open else mount.store} does not say which group it belongs to")
     try:
         return grp.getgrgid(found.group).gr_name
     except KeyError:

@@ -117,11 +117,11 @@ def serve(
             else Operations(trees.first(catalog), settings.access, metrics)
         )
         stack.callback(operations.close)
-        with background.hearing() as told:
+        with background.captured_stderr() as captured:
             try:
                 pyfuse3.init(operations, settings.mountpoint, _options(catalog.store.root, settings))
             except RuntimeError as error:
-                why = _why(settings.allow_other, told()) or error
+                why = _why(settings.allow_other, captured()) or error
                 raise MountError(f"{settings.mountpoint} cannot be mounted: {why}") from error
         stack.callback(pyfuse3.close, unmount=True)
         standing()
@@ -272,13 +272,13 @@ def _allow_many_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _why(allow_other: bool, told: str) -> str | None:
-    """The likely reason for a refused mount, with what to do. `told` is what libfuse and fusermount3 wrote to stderr."""
+def _why(allow_other: bool, printed: str) -> str | None:
+    """The likely reason for a refused mount, with what to do. `printed` is what libfuse and fusermount3 wrote to stderr."""
     if not os.path.exists("/dev/fuse"):
         return "/dev/fuse is missing; load the kernel module with `modprobe fuse` (in a container: pass the device in)"
     if allow_other and os.geteuid() != 0 and not users_may_allow_other():
         return "--allow-other as an ordinary user needs the line `user_allow_other` in /etc/fuse.conf"
-    lines = told.strip().splitlines()
+    lines = printed.strip().splitlines()
     known = (f"{line}; {cure()}" for line in lines for sign, cure in _CURES.items() if sign in line)
     return next(known, None) or "; ".join(lines) or None
 

@@ -15,8 +15,9 @@ from synthfs.errors import MountError
 
 LIMIT = 30.0
 
-_MOST_HEARD = 65536
-"""Bytes."""
+_MOST_CAPTURED = 65536
+"""Bytes of stderr that are looked at."""
+
 _LAST_WORDS = 8192
 """Bytes of what the child wrote to stderr that are told where it fails: the last ones."""
 
@@ -67,7 +68,7 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
 
 
 @contextmanager
-def hearing() -> Iterator[Callable[[], str]]:
+def captured_stderr() -> Iterator[Callable[[], str]]:
     """Keeps what this process and its children write to stderr; gives a function that returns it, and so takes it over.
 
     What nobody asked for is written to stderr at the end.
@@ -77,23 +78,23 @@ def hearing() -> Iterator[Callable[[], str]]:
     except OSError:  # closed
         yield lambda: ""
         return
-    heard, taken = os.memfd_create("stderr"), 0
+    file, taken = os.memfd_create("stderr"), 0
 
     def rest() -> bytes:
         nonlocal taken
-        text = os.pread(heard, _MOST_HEARD, taken)
+        text = os.pread(file, _MOST_CAPTURED, taken)
         taken += len(text)
         return text
 
-    os.dup2(heard, 2)
+    os.dup2(file, 2)
     try:
         yield lambda: rest().decode("utf-8", "replace")
     finally:
         os.dup2(stderr, 2)
-        if untold := rest():
+        if rest_of_it := rest():
             with suppress(OSError):
-                os.write(2, untold)
-        os.close(heard)
+                os.write(2, rest_of_it)
+        os.close(file)
         os.close(stderr)
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from synthfs.errors import MountError
@@ -75,21 +75,19 @@ def resolve(path: str) -> str:
 
 def table() -> list[Mount]:
     """Every synthfs mount that this process sees, in the order of mounting."""
-    return [Mount(place, _decode_source(source)) for place, kind, source in _lines() if kind == TYPE]
+    return [Mount(row.place, _decode_source(row.source)) for row in _rows() if row.kind == TYPE]
 
 
 def at(path: str) -> Mount | None:
     """The synthfs mount whose mountpoint is `path`; None where something else, or nothing, is mounted on top."""
-    here = [(place, kind, source) for place, kind, source in _lines() if place == resolve(path)]
-    if not here or here[-1][1] != TYPE:
-        return None
-    return Mount(here[-1][0], _decode_source(here[-1][2]))
+    top = _top(resolve(path))
+    return Mount(top.place, _decode_source(top.source)) if top and top.kind == TYPE else None
 
 
 def init_sees(path: str) -> bool:
     """Whether process 1 has a synthfs mount at `path`, and so everybody with its view. True where it cannot be asked."""
     try:
-        return any(place == path and kind == TYPE for place, kind, _ in _lines("1"))
+        return any(row.place == path and row.kind == TYPE for row in _rows("1"))
     except PermissionError:
         return True
 
@@ -107,9 +105,9 @@ def file_system(path: str) -> tuple[str, str]:
     Both are empty where the mount table does not tell: below chroot(2), the root may be no mount point.
     """
     real = os.path.realpath(path)
-    inside = [line for line in _lines() if f"{real}/".startswith(f"{line[0].rstrip('/')}/")]
-    _, kind, source = max(inside, key=lambda line: len(line[0]), default=("", "", ""))
-    return kind, source
+    inside = [row for row in _rows() if f"{real}/".startswith(f"{row.place.rstrip('/')}/")]
+    innermost = max(inside, key=lambda row: len(row.place), default=None)
+    return (innermost.kind, innermost.source) if innermost else ("", "")
 
 
 def raise_read_ahead(mountpoint: str) -> bool:
@@ -118,8 +116,9 @@ def raise_read_ahead(mountpoint: str) -> bool:
     False where that is not allowed, as to ordinary users. To be called once the kernel and the server have greeted each other:
     then the kernel goes back to its default. What is opened later gets the longer one. The mount itself is not asked.
     """
+    top = _top(mountpoint)
     try:
-        with open(f"/sys/class/bdi/{_device(mountpoint)}/read_ahead_kb", "w") as file:
+        with open(f"/sys/class/bdi/{top and top.device}/read_ahead_kb", "w") as file:
             file.write(str(READ_AHEAD // 1024))
     except OSError:
         return False
@@ -160,7 +159,7 @@ def is_writable(mount: Mount) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Admission:
     """Whom a mount lets in: everybody whom the files' permissions allow, or who mounted it alone.
 
     Then FUSE asks for all of a process' real, effective and saved ids to be `user` and `group`. `files` and `directories` are
@@ -174,13 +173,14 @@ class Door:
     directories: probe.Permissions | None
 
 
-def door(mount: Mount) -> Door:
+def admission(mount: Mount) -> Admission:
     """Whom `mount` lets in, by the mount table and by its own files."""
-    options = _options(mount.mountpoint)
+    top = _top(mount.mountpoint)
+    options = top.options if top else ()
     ids = {name: int(value) for name, _, value in (option.partition("=") for option in options) if name.endswith("_id")}
     files = probe.permissions(f"{mount.mountpoint}/{STATUS_DIRECTORY}/{STATUS}")
     directories = probe.permissions(mount.mountpoint) if files else None
-    return Door("allow_other" in options, ids.get("user_id", 0), ids.get("group_id", 0), files, directories)
+    return Admission("allow_other" in options, ids.get("user_id", 0), ids.get("group_id", 0), files, directories)
 
 
 def detach(mount: Mount) -> None:
@@ -193,27 +193,27 @@ def unmount(mount: Mount, server: int | None, limit: float = 30.0) -> None:
 
     Raises MountError, with who holds it, where it is busy, or where a copy of it is mounted elsewhere and so goes on.
     """
-    watch, device = _pidfd(server), _device(mount.mountpoint)
+    watch, before = _pidfd(server), _top(mount.mountpoint)
     try:
         _run_umount(mount.mountpoint, lazy=False)
         # Somebody may be just about to end with a copy, as a container that stops.
-        if _wait(watch, device, _SOON):
+        if _wait(watch, before, _SOON):
             return
-        if device and (copies := list(islice(_copies(device), _MOST_COPIES))):
+        if before and (copies := list(islice(_copies(before), _MOST_COPIES))):
             raise MountError(f"{mount.mountpoint} is unmounted here, and goes on elsewhere: {'; '.join(copies)}")
-        if not _wait(watch, device, limit - _SOON):
+        if not _wait(watch, before, limit - _SOON):
             raise MountError(f"{mount.mountpoint} is unmounted, but process {server} is still finishing after {limit:.0f} s")
     finally:
         if watch is not None:
             os.close(watch)
 
 
-def _wait(watch: int | None, device: str | None, limit: float) -> bool:
-    """Whether the process behind `watch` ends within `limit` seconds; where there is none, whether the device goes."""
+def _wait(watch: int | None, before: "_Row | None", limit: float) -> bool:
+    """Whether the process behind `watch` ends within `limit` seconds; where there is none, whether all copies go."""
     if watch is not None:
         return bool(select.select((watch,), (), (), limit)[0])
     until = time.monotonic() + limit
-    while is_left := device is not None and any(True for _ in _copies(device)):
+    while is_left := before is not None and any(True for _ in _copies(before)):
         if time.monotonic() > until:
             break
         time.sleep(_PAUSE)
@@ -268,44 +268,39 @@ def _users(mountpoint: str) -> Iterator[str]:
             continue
 
 
-def _lines(process: str = "self") -> Iterator[tuple[str, str, str]]:
-    """Mountpoint, type and source of each mount that a process sees."""
+class _Row(NamedTuple):
+    """A mount in a process's table. The device is a number such as `0:53`, the options are those of the file system."""
+
+    place: str
+    device: str
+    kind: str
+    source: str
+    options: tuple[str, ...]
+
+
+def _rows(process: str = "self") -> Iterator[_Row]:
+    """The mounts that a process sees, in the order of mounting."""
     with open(f"/proc/{process}/mountinfo", "rb") as mountinfo:
         for line in mountinfo:
             before, _, after = line.partition(b" - ")
-            kind, source, *_ = after.split(b" ")
-            yield os.fsdecode(_unescape(before.split(b" ")[4])), os.fsdecode(kind), os.fsdecode(_unescape(source))
+            _, _, device, _, place, *_ = before.split(b" ")
+            kind, source, *options = (os.fsdecode(_unescape(field)) for field in after.rstrip(b"\n").split(b" "))
+            yield _Row(os.fsdecode(_unescape(place)), device.decode(), kind, source, tuple(options[-1].split(",")))
 
 
-def _options(mountpoint: str) -> list[str]:
-    """The options of the last mount at `mountpoint`, as its file system tells them."""
-    found: list[str] = []
-    with open("/proc/self/mountinfo", "rb") as mountinfo:
-        for line in mountinfo:
-            if os.fsdecode(_unescape(line.split(b" ")[4])) == mountpoint:
-                found = os.fsdecode(line.split(b" ")[-1].strip()).split(",")
-    return found
+def _top(mountpoint: str) -> _Row | None:
+    """What is mounted on top at `mountpoint`."""
+    return next((row for row in reversed(list(_rows())) if row.place == mountpoint), None)
 
 
-def _device(mountpoint: str) -> str | None:
-    """The device number (`0:53`) of what is mounted on top at `mountpoint`."""
-    return next((device for place, device in reversed(list(_devices())) if place == mountpoint), None)
-
-
-def _devices(process: str = "self") -> Iterator[tuple[str, str]]:
-    """Mountpoint and device number of each mount that a process sees."""
-    with open(f"/proc/{process}/mountinfo", "rb") as mountinfo:
-        for line in mountinfo:
-            _, _, device, _, place, *_ = line.split(b" ")
-            yield os.fsdecode(_unescape(place)), device.decode()
-
-
-def _copies(device: str) -> Iterator[str]:
+def _copies(of: _Row) -> Iterator[str]:
     """Where a file system is mounted, in this mount namespace and in those of other processes, with how to end that."""
     own, seen, is_here = _namespace("self"), set(), False
     for process in ("self", *filter(str.isdigit, os.listdir("/proc"))):
         try:
-            place = next((place for place, number in _devices(process) if number == device), None)
+            # The number of its device is given away again once it has ended everywhere.
+            same = (row for row in _rows(process) if (row.device, row.kind, row.source) == (of.device, of.kind, of.source))
+            place = next((row.place for row in same), None)
             namespace = _namespace(process)
             # Of a process that this user may not look into, that namespace may be this one.
             if place is None or namespace in seen or (namespace is None and is_here):

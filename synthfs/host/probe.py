@@ -5,6 +5,7 @@ So the look is taken by a child that is given a limit, and left behind if it doe
 
 import errno
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 
@@ -38,10 +39,8 @@ def answers(path: str, limit: float = LIMIT) -> bool:
 def permissions(path: str, limit: float = LIMIT) -> Permissions | None:
     """Whom a file belongs to, and what it allows; None where that cannot be told, or not within `limit` seconds."""
     told = _output(("stat", "--format=%u %g %a", "--", path), limit)
-    if told is None:
-        return None
-    user, group, mode = told.split()
-    return Permissions(int(user), int(group), int(mode, 8))
+    found = re.fullmatch(rb"(\d+) (\d+) ([0-7]+)\n", told or b"")
+    return Permissions(int(found[1]), int(found[2]), int(found[3], 8)) if found else None
 
 
 def is_disconnected(path: str, limit: float = LIMIT) -> bool:

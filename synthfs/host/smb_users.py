@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from synthfs.host.mounts import Door
+from synthfs.host.mounts import Admission
 from synthfs.host.probe import Permissions
 from synthfs.text import quoted
 
@@ -38,13 +38,13 @@ class Session:
         return of.mode >> shift & wanted == wanted
 
 
-def all_get_in(share: Mapping[str, str], door: Door) -> bool:
+def all_get_in(share: Mapping[str, str], admission: Admission) -> bool:
     """Whether a mount that is not open to others lets the share's users in all the same, as root by `force user`."""
     is_forced = bool(share.get("force user", "").strip())
-    return is_forced and door.user == 0 and any((one.user, one.group) == (0, door.group) for one in _sessions(share))
+    return is_forced and admission.user == 0 and any((one.user, one.group) == (0, admission.group) for one in _sessions(share))
 
 
-def problems(share: Mapping[str, str], mountpoint: str, door: Door) -> Iterator[str]:
+def problems(share: Mapping[str, str], mountpoint: str, admission: Admission) -> Iterator[str]:
     """What keeps users of the share from the disks at `mountpoint`, each with what to do."""
     forced = share.get("force group", "").strip().lstrip("+")
     if forced and "%" not in forced and _group(forced) is None:
@@ -58,8 +58,8 @@ def problems(share: Mapping[str, str], mountpoint: str, door: Door) -> Iterator[
             cure = f"`chmod o+x {quoted(directory)}` lets them pass"
             yield f"{_named(outside)} may not enter {directory}, which the disks lie below; {cure}"
             return
-    files, directories = door.files, door.directories
-    if not door.is_open or files is None or directories is None or not (forced or share.get("force user")):
+    files, directories = admission.files, admission.directories
+    if not admission.is_open or files is None or directories is None or not (forced or share.get("force user")):
         return
     if outside := [one.name for one in sessions if not (one.may(4, files) and one.may(5, directories))]:
         whose = f"{_user_name(files.user)}:{_group_name(files.group)} (mode {files.mode:04o})"
