@@ -22,7 +22,8 @@ def survey(
     `named_database` is a database to go by instead of those in the usual places. `before` is the result of an earlier look
     at the same store, `known` what another process left of its own; both spare work and change nothing.
 
-    Raises NotFoundError where the store or the named database is not there, FormatError where the named database is none.
+    Raises NotFoundError where the store or the named database is not there. One that cannot be read is a note, and the
+    files decide.
     """
     paths, notes = database.find(root, named_database)
     store = storage.scan(root, known=before.store.known if before else known)
@@ -31,9 +32,8 @@ def survey(
         try:
             found = database.read(path)
         except FormatError as error:
-            if named_database:
-                raise
-            notes.append(Note(str(error), warning=True))
+            # Also where it was named: a database that is damaged today has not to end a service, nor a nightly run.
+            notes.append(Note(f"{error}; it is ignored, and --database names another", warning=True))
             continue
         if not found.clients.keys().isdisjoint(storage.OWN_DIRECTORIES):
             store = storage.scan(root, found.clients, store.known)
@@ -42,4 +42,3 @@ def survey(
             break
         notes.append(Note(f"{path} is about another server's backups (no image of this store is in it) and was ignored", True))
     return plan(store, facts, tuple(notes), before)
-

@@ -54,6 +54,35 @@ open(sys.argv[2], "x").close()
 time.sleep(3600)
 """
 
+# A server that is busy: each transaction makes all rows say the same next number, and changes how many there are. It moves the
+# log in all ways there are. The last number that was committed stands in a file.
+BUSY = """
+import os, random, sqlite3, sys
+path, number = sys.argv[1:]
+database = sqlite3.connect(path, isolation_level=None, timeout=60)
+database.execute(f"PRAGMA wal_autocheckpoint = {random.choice([0, 1, 20])}")
+database.execute("PRAGMA synchronous = OFF")
+told = os.open(number, os.O_WRONLY)
+n = database.execute("SELECT max(synctime) FROM backup_images").fetchone()[0]
+while True:
+    n += 1
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("DELETE FROM backup_images WHERE id IN (SELECT id FROM backup_images ORDER BY random() LIMIT 20)")
+    for i in range(database.execute("SELECT count(*) FROM backup_images").fetchone()[0], 100 + n % 50):
+        name = f"{n:06}-{i:04}_Image_C/{'x' * random.randrange(100)}.raw"
+        database.execute("INSERT INTO backup_images (path, complete) VALUES ('/m/pc/' || ?, 1)", (name,))
+    database.execute("DELETE FROM backup_images WHERE id NOT IN (SELECT id FROM backup_images LIMIT 100 + ?)", (n % 50,))
+    database.execute("UPDATE backup_images SET synctime = ?1, backuptime = datetime(?1, 'unixepoch')", (n,))
+    database.execute("UPDATE clients SET name = ?", (f"{n}",))
+    database.execute("DELETE FROM assoc_images")
+    database.execute("INSERT INTO assoc_images SELECT id, id FROM backup_images")
+    database.execute("COMMIT")
+    os.pwrite(told, b"%08d" % n, 0)
+    if n % 7 == 0:
+        kind = random.choice(["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+        database.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
+"""
+
 
 class Database:
     """A database that is being written; its rows stay in the write-ahead log until it is closed."""

@@ -6,18 +6,21 @@ Not for: judging images by it (test_complete). Source: facts/urbackup-format.md 
 import hashlib
 import os
 import sqlite3
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import need
 from lab import Scope
-from makedatabase import Database
+from makedatabase import BUSY, Database
 from processes import wait_until
 from synthfs.errors import FormatError, NotFoundError
+from synthfs.host import readonly
 from synthfs.model import DatabaseFacts
 from synthfs.survey import survey
 from synthfs.urbackup import database
@@ -37,13 +40,15 @@ def row(made: Database, name: str, *, root: str = "/media/backup", complete: int
 
 @contextmanager
 def untouched(directory: Path) -> Iterator[None]:
-    """No file appears beside the database or vanishes, and none changes: neither bytes nor times, the directory's either."""
+    """No file appears beside the database or vanishes, and none changes: neither bytes, owner nor times, the directory's
+    either."""
 
-    def look() -> dict[str, tuple[int, int, str]]:
-        found = {"": (0, directory.stat().st_mtime_ns, "")}
+    def look() -> dict[str, tuple[int | str, ...]]:
+        found: dict[str, tuple[int | str, ...]] = {"": (directory.stat().st_mtime_ns, directory.stat().st_ctime_ns)}
         for path in sorted(directory.iterdir()):
             there = path.stat()
-            found[path.name] = (there.st_size, there.st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+            about = there.st_ino, there.st_mode, there.st_uid, there.st_gid, there.st_mtime_ns, there.st_ctime_ns
+            found[path.name] = (*about, hashlib.sha256(path.read_bytes()).hexdigest())
         return found
 
     before = look()
@@ -83,27 +88,66 @@ def test_a_database_that_nobody_has_open(live: Database, scope: Scope, kind: str
     assert ("backup_server.db-shm" in os.listdir(directory)) is (kind == "dead server")
 
 
-def test_the_private_copy_is_private_and_goes(live: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is copied is read in a directory that only this user can enter, and nothing of it stays."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    modes: list[int] = []
-    connect = sqlite3.connect
+READ = "import sys; from synthfs.urbackup import database; print(*sorted(database.read(sys.argv[1]).rows), sep='\\n')"
 
-    def watched(*arguments: object, **options: object) -> sqlite3.Connection:
-        modes.extend(path.stat().st_mode & 0o777 for path in (tmp_path / "tmp").iterdir())
-        return connect(*arguments, **options)  # type: ignore[call-overload, no-any-return]  # as it came
 
-    copy = live.nightly_copy(tmp_path / "copy")
-    monkeypatch.setattr(sqlite3, "connect", watched)
-    database.read(str(copy))
-    assert modes == [0o700]
-    assert list((tmp_path / "tmp").iterdir()) == []
+@pytest.mark.parametrize("kind", ["nightly copy", "dead server", "running server"])
+def test_nothing_is_written_anywhere(live: Database, scope: Scope, kind: str) -> None:
+    """Not even a temporary copy, which a killed command would leave: no file may grow, and there is no place for one."""
+    if kind == "running server":
+        live.running_server(scope)
+    copied = {"nightly copy": live.nightly_copy, "dead server": live.dead_copy}
+    target = copied[kind](scope.path("copy")) if kind in copied else live.path
+    # What it prints goes to a file, after that.
+    read, limit = READ.rsplit("; ", 1)[0], "resource.setrlimit(resource.RLIMIT_FSIZE, ({}, -1))"
+    steps = f"{read}; import resource", limit.format(0), "found = sorted(database.read(sys.argv[1]).rows)"
+    limited = "; ".join((*steps, limit.format(-1), "print(*found, sep='\\n')"))
+    nowhere = dict.fromkeys(("TMPDIR", "HOME", "CACHE_DIRECTORY", "STATE_DIRECTORY"), "/nonexistent")
+    said = scope.run([sys.executable, "-B", "-c", limited, target], env=nowhere).stdout
+    assert set(said.split()) == NAMES
+
+
+KEPT = "-all,+sys_admin,+dac_read_search"
+READERS: dict[str, list[str]] = {
+    "root": [],
+    "unit": ["setpriv", f"--bounding-set={KEPT}", "--inh-caps=-all", "--no-new-privs"],
+    "member": ["setpriv", "--reuid=65534", "--regid=994", "--clear-groups"],
+}
+"""Who reads: root, root as the installed unit runs, and an ordinary user in the group of the files."""
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("owner", [0, 1234])
+def test_nothing_changes_whoever_reads(scope: Scope, reader: str, owner: int) -> None:
+    """Neither owner nor time of any file, beside a running server, after it was killed, and in a copy."""
+    need.root()
+    need.tool("setpriv")
+    directory = scope.path("var")
+    python, added = scope.python_for_all()
+    with Database(directory / "backup_server.db") as made:
+        for name in NAMES:
+            row(made, name)
+        server = made.running_server(scope)
+        copy = made.nightly_copy(scope.path("copy"))
+        for path in (*directory.iterdir(), *copy.parent.iterdir()):
+            os.chown(path, owner, 994)
+            path.chmod(0o640)
+        for target in (made.path, copy, made.path):
+            with untouched(target.parent):
+                said = scope.run([*READERS[reader], python, "-c", READ, target], env=added).stdout
+            assert set(said.split()) == NAMES
+            if target == copy:
+                server.kill()
+                server.wait(10)
+
+
+def _is_beyond(number: Path, before: int) -> bool:
+    return int(number.read_bytes()) > before
 
 
 class TestARunningServer:
     def test_is_seen_and_read_in_place(self, live: Database, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server holds a lock on its `-shm`: rows come from where they are, without a copy, and nothing changes."""
+        """Rows come from where they are, without a copy, and nothing changes."""
         live.running_server(scope)
         monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
         with untouched(live.path.parent):
@@ -123,21 +167,50 @@ class TestARunningServer:
         """A server may end between our look at its lock and our reading: no file appears, whichever way it went."""
         server = live.running_server(scope)
         live.close()
-        connect = sqlite3.connect
+        run = readonly.run
         left: list[list[str]] = []
 
-        def late(*arguments: object, **options: object) -> sqlite3.Connection:
+        def late(work: Callable[[], object], seconds: float) -> object:
             server.kill()
             assert wait_until(lambda: server.poll() is not None, 5.0)
-            if cleanly and not left:
-                with closing(connect(live.path)) as last:  # the last connection to close empties and removes the log
-                    last.execute("SELECT count(*) FROM backup_images").fetchone()
+            if cleanly and not left:  # the last connection to close empties and removes the log
+                closed = "sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM backup_images').fetchone()"
+                scope.run([sys.executable, "-c", f"import sqlite3, sys; {closed}", live.path])
             left.append(sorted(os.listdir(live.path.parent)))
-            return connect(*arguments, **options)  # type: ignore[call-overload, no-any-return]  # as it came
+            return run(work, seconds)
 
-        monkeypatch.setattr(sqlite3, "connect", late)
+        monkeypatch.setattr(readonly, "run", late)
         assert set(database.read(str(live.path)).rows) == NAMES
         assert sorted(os.listdir(live.path.parent)) == left[0]
+
+    @pytest.mark.parametrize("reads", [100, pytest.param(3000, marks=pytest.mark.slow)])
+    def test_is_never_seen_torn_or_late(self, live: Database, scope: Scope, reads: int) -> None:
+        """Beside a server that writes and moves its log all the time, is killed, and starts again: each reading is of one
+        moment, and of none before it began. The database is sound afterwards."""
+        live.execute("UPDATE backup_images SET synctime = 0")
+        live.close()
+        number = scope.path("number") / "committed"
+        number.write_bytes(b"%08d" % 0)
+        seen = set[int]()
+        for turn in range(reads):
+            if turn % 25 == 0:
+                server = scope.start([sys.executable, "-c", BUSY, live.path, number])
+                before = int(number.read_bytes())
+                assert wait_until(partial(_is_beyond, number, before), 30.0), scope.logs()
+            if turn % 25 == 20:  # the last readings of each server are of what it left
+                server.kill()
+                server.wait(10)
+            least = int(number.read_bytes())
+            found = database.read(str(live.path))
+            (told,) = found.clients
+            assert {row.backuptime for row in found.rows.values()} == {int(told)}
+            assert len(found.rows) == 100 + int(told) % 50
+            assert all(row.associated == (row.name,) for row in found.rows.values())
+            assert int(told) >= least
+            seen.add(int(told))
+        assert len(seen) > reads // 10
+        with closing(sqlite3.connect(live.path)) as after:
+            assert after.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
     def test_under_a_name_that_a_uri_would_garble(self, scope: Scope, tmp_path: Path) -> None:
         """Blanks, question marks, percent and number signs in the path are just a name."""
@@ -148,8 +221,6 @@ class TestARunningServer:
             made.running_server(scope)
             with untouched(directory):
                 assert set(database.read(str(made.path)).rows) == {NAME}
-
-    READ = "import sys; from synthfs.urbackup import database; print(*sorted(database.read(sys.argv[1]).rows), sep='\\n')"
 
     @pytest.mark.parametrize("running", [True, False])
     def test_as_an_unprivileged_reader(self, live: Database, scope: Scope, running: bool) -> None:
@@ -164,7 +235,7 @@ class TestARunningServer:
             target = made.path if running else made.nightly_copy(scope.path("copy"))
             python, added = scope.python_for_all()
             with untouched(target.parent):
-                said = scope.run([python, "-c", self.READ, target], env=added, user="nobody").stdout
+                said = scope.run([python, "-c", READ, target], env=added, user="nobody").stdout
         assert set(said.split()) == NAMES
 
 
@@ -282,15 +353,15 @@ class TestFinding:
         assert [str(path) in note.text for note in catalog.notes] == [True]
         assert catalog.database is None
 
-    def test_a_broken_one_is_fatal_only_if_it_was_named(self, store: Path) -> None:
-        """In its usual place it is a note, and the files decide."""
+    @pytest.mark.parametrize("named", [True, False])
+    def test_a_broken_one_is_a_note(self, store: Path, named: bool) -> None:
+        """Also where it was named: one warning with its path, and the files decide."""
         (store / "urbackup").mkdir()
         broken = store / "urbackup" / "backup_server.db"
         broken.write_bytes(BAD["text"])
-        catalog = survey(str(store))
-        assert len(catalog.disks) == len(catalog.notes) == 1
-        with pytest.raises(FormatError):
-            survey(str(store), str(broken))
+        catalog = survey(str(store), str(broken) if named else None)
+        assert [disk.image.name for disk in catalog.disks] == [NAME]
+        assert [(note.warning, str(broken) in note.text) for note in catalog.notes] == [(True, True)]
 
     def test_a_named_one_may_be_its_directory(self, live: Database, store: Path, tmp_path: Path) -> None:
         """`--database /var/urbackup` means the file in it; nothing there, or something else, is said."""

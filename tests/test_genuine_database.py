@@ -223,11 +223,12 @@ def _key(raw: Path) -> Key:
 
 def _state(directory: Path) -> dict[str, Any]:
     """Everything about a directory and what is in it that a careless reader would change."""
-    found: dict[str, Any] = {"": directory.stat().st_mtime_ns}
+    found: dict[str, Any] = {"": (directory.stat().st_mtime_ns, directory.stat().st_ctime_ns)}
     for file in directory.iterdir():
         about = file.stat()
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        found[file.name] = about.st_ino, about.st_size, about.st_mtime_ns, about.st_mode, about.st_uid, digest
+        times = about.st_mtime_ns, about.st_ctime_ns
+        found[file.name] = about.st_ino, about.st_size, times, about.st_mode, about.st_uid, digest
     return found
 
 

@@ -56,6 +56,8 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host.claim": (1, WORLD),
     "synthfs.host.qemu": (1, WORLD),
     "synthfs.host.files": (1, WORLD),
+    "synthfs.host.readonly": (1, WORLD),
+    "synthfs.host.sqlitefile": (1, WORLD),
     "synthfs.host.handle": (1, WORLD),
     "synthfs.host.seal": (1, WORLD),
     "synthfs.host.zfs": (1, WORLD),

@@ -1,44 +1,44 @@
-"""Reads UrBackup's database without leaving a trace: which images are complete, and which were taken together.
+"""Asks UrBackup's database which images are complete, and which were taken together.
 
-A server that runs keeps `backup_server.db` in WAL mode, with `-wal` and `-shm` beside it. It is opened through SQLite,
-read-only, for short statements. SQLite would make a `-shm` where there is none, and without one most rows may be in the
-`-wal` alone: so a database that no process holds open (the nightly copy in the store, the disk of a dead server, a
-read-only mount) is copied with its `-wal` to a private directory and read there. `immutable` would not see the `-wal`.
-A server that stops in the middle is kept from tidying up by a shared lock like that of any reader: it leaves `-wal` and
-`-shm` as they are, and SQLite has nothing to make anew.
+A server that runs keeps `backup_server.db` in WAL mode, with `-wal` and `-shm` beside it; most rows may be in the `-wal`
+alone, also in the nightly copy in the store. `host/sqlitefile` reads all of them where they lie, without leaving a trace.
+A database may be damaged, or somebody else's: whatever it holds, reading it ends, and takes a bounded amount of memory.
 
 Not for: judging images (`plan/complete`).
 Source: UrBackup's `server_tables.sql` and `dllmain.cpp` (db_version 66 to 68; the tables are the same).
 """
 
-import fcntl
 import os
-import shutil
 import sqlite3
-import struct
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from urllib.parse import quote
+from typing import Any
 
 from synthfs.errors import FormatError, NotFoundError
+from synthfs.host import sqlitefile
 from synthfs.model import DatabaseFacts, ImageRow, Note
+from synthfs.units import MiB
 
 FILE_NAME = "backup_server.db"
 USUAL_PLACES = ("/var/urbackup", "/usr/local/var/urbackup", "/var/lib/urbackup/urbackup")
 
-_SHM_DMS_BYTE = 128
-"""The byte of the `-shm` file on which every connection holds a shared lock (SQLite's os_unix.c, UNIX_SHM_DMS)."""
-
-_SHARED_BYTES = 0x40000002, 510
-"""Start and length of the range of the database file that every reader locks (os.h, SHARED_FIRST and SHARED_SIZE)."""
-
 _IMAGES = "SELECT id, backuptime, path, complete, delete_pending FROM backup_images"
 _ASSOCIATIONS = "SELECT img_id, assoc_id FROM assoc_images"
 _CLIENTS = "SELECT name, id FROM clients ORDER BY id DESC"
+_TABLES = frozenset(("backup_images", "assoc_images", "clients"))
+
+_MAX_BYTES, _ROW_BYTES = 512 * MiB, 1000
+"""Memory that rows may take, and what one of them and all that is made of it takes besides its text: half a million."""
+
+_ROWS_AT_ONCE = 1000
+
+_ENCODING = sys.getfilesystemencoding()
+"""That of the names of files (`os.fsdecode`), with which the names are compared."""
+
+_MAX_REASON = 200
+"""Characters of what SQLite says, which may quote the database."""
 
 
 def find(store: str, named: str | None) -> tuple[list[str], list[Note]]:
@@ -51,33 +51,67 @@ def find(store: str, named: str | None) -> tuple[list[str], list[Note]]:
         if not os.path.isfile(path):
             raise NotFoundError(f"{named}: there is no UrBackup database here ({FILE_NAME})")
         return [path], []
-    places = (*USUAL_PLACES, f"{store}/urbackup")
-    found = [path for place in places if os.path.isfile(path := f"{place}/{FILE_NAME}")]
-    readable = [path for path in found if os.access(path, os.R_OK)]
-    notes = [Note(f"{path} cannot be read as this user and was not asked", True) for path in found if path not in readable]
+    readable: list[str] = []
+    notes: list[Note] = []
+    for place in (*USUAL_PLACES, f"{store}/urbackup"):
+        path = f"{place}/{FILE_NAME}"
+        if os.path.isfile(path) and os.access(path, os.R_OK):
+            readable.append(path)
+        elif os.path.lexists(path):
+            why = "cannot be read as this user" if os.path.isfile(path) else "is no file"
+            notes.append(Note(f"{path} {why} and was not asked", warning=True))
     return readable, notes
 
 
 def read(path: str) -> DatabaseFacts:
     """All image rows of the database at `path`. Raises FormatError where it is no readable UrBackup database."""
     try:
-        with _opened(path) as connection:
-            # Of two rows of one name the older one comes last, and stays.
-            clients = {name: number for name, number in connection.execute(_CLIENTS) if isinstance(name, str) and name}
-            associations = connection.execute(_ASSOCIATIONS).fetchall()
-            images = connection.execute(_IMAGES).fetchall()
-    except (sqlite3.Error, OSError) as error:
-        raise FormatError(f"{path} cannot be read as UrBackup's database: {error}") from error
-    names = {number: _name_in_store(str(image_path)) for number, _, image_path, _, _ in images}
+        clients, associations, images = sqlitefile.read(path, _TABLES, _rows)
+    except (sqlite3.Error, OSError, ValueError, MemoryError, OverflowError, RuntimeError) as error:
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        reason = " ".join(text.split())[:_MAX_REASON]
+        raise FormatError(f"{path} cannot be read as UrBackup's database ({reason})") from error
+    named = [_name_in_store(str(image_path)) for _, _, image_path, _, _ in images]
+    names = dict(zip((number for number, *_ in images), named, strict=True))
     associated: defaultdict[int, list[str]] = defaultdict(list)
     for number, other in associations:
         if other in names:
             associated[number].append(names[other])
     rows = (
-        ImageRow(names[number], _seconds(time), complete == 1, pending == 1, tuple(associated[number]))
-        for number, time, _, complete, pending in images
+        ImageRow(name, _seconds(time), complete == 1, pending == 1, tuple(associated.get(number, ())))
+        for name, (number, time, _, complete, pending) in zip(named, images, strict=True)
     )
     return DatabaseFacts(path, clients, {row.name: row for row in rows})
+
+
+_Rows = list[tuple[Any, ...]]
+
+
+def _rows(connection: sqlite3.Connection) -> tuple[dict[str, int], _Rows, _Rows]:
+    """What is asked of the tables. Raises ValueError where that is more than any server has."""
+    left = _MAX_BYTES
+
+    def taken(size: int) -> None:
+        nonlocal left
+        left -= size
+        if left < 0:
+            raise ValueError("it holds more than the database of any server")
+
+    def text(raw: bytes) -> str:
+        taken(len(raw))
+        # Client names may be any bytes, and one of them is no reason to lose the others.
+        return raw.decode(_ENCODING, "surrogateescape")
+
+    def asked(statement: str) -> Iterator[tuple[Any, ...]]:
+        cursor = connection.execute(statement)
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            taken(len(rows) * _ROW_BYTES + sum(len(value) for row in rows for value in row if type(value) is bytes))
+            yield from rows
+
+    connection.text_factory = text
+    # Of two rows of one name the older one comes last, and stays.
+    clients = {name: number for name, number in asked(_CLIENTS) if name and (type(name), type(number)) == (str, int)}
+    return clients, list(asked(_ASSOCIATIONS)), list(asked(_IMAGES))
 
 
 def _name_in_store(path: str) -> str:
@@ -92,58 +126,3 @@ def _seconds(time: object) -> int:
         return int(datetime.fromisoformat(str(time)).replace(tzinfo=UTC).timestamp())
     except ValueError:
         return 0
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[sqlite3.Connection]:
-    with ExitStack() as stack:
-        stack.enter_context(_kept_open(path))
-        if _in_use(path):
-            uri = f"file:{quote(os.path.abspath(path))}?mode=ro"
-            connection = sqlite3.connect(uri, uri=True, timeout=10)
-        else:
-            private = Path(stack.enter_context(TemporaryDirectory(prefix="synthfs-database-")))
-            shutil.copyfile(path, private / FILE_NAME)
-            if os.path.isfile(f"{path}-wal"):
-                shutil.copyfile(f"{path}-wal", private / f"{FILE_NAME}-wal")
-            connection = sqlite3.connect(private / FILE_NAME)
-        stack.enter_context(closing(connection))
-        # Client names may be any bytes, and one of them is no reason to lose the others.
-        connection.text_factory = os.fsdecode
-        yield connection
-
-
-@contextmanager
-def _kept_open(path: str) -> Iterator[None]:
-    """Holds the lock of a reader on the database, so that no closing server removes the files beside it meanwhile.
-
-    Where somebody holds it exclusively the reading goes on without: SQLite then waits or fails by itself.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK, *_SHARED_BYTES))
-        yield
-    finally:
-        os.close(fd)
-
-
-def _in_use(path: str) -> bool:
-    """Whether a process has the database open: it then holds a lock on a known byte of the `-shm` file."""
-    try:
-        fd = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        (answer, *_) = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _lock(fcntl.F_WRLCK, _SHM_DMS_BYTE, 1)))
-    finally:
-        os.close(fd)
-    return bool(answer != fcntl.F_UNLCK)
-
-
-_FLOCK = struct.Struct("hhqqi4x")
-
-
-def _lock(kind: int, start: int, length: int) -> bytes:
-    """A struct flock (fcntl(2)) for Linux with 64-bit offsets."""
-    return _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
