@@ -264,6 +264,24 @@ class TestValues:
             row(live, name, root=root)
         assert {name for name in self.read(live, tmp_path).rows if name.startswith("laptop")} == both
 
+    @pytest.mark.parametrize(
+        "root", ["C:\\urbackup", "d:", "C:/urbackup", "\\\\nas\\share", "\\\\?\\D:\\backups\\urbackup", "\\urbackup"]
+    )
+    def test_paths_of_a_server_on_windows(self, live: Database, tmp_path: Path, root: str) -> None:
+        """Backslashes, from whichever place there, in the new layout and in the old one."""
+        both = {"laptop/260304-0201_Image_D/Image_D_260304-0201.raw", "laptop/Image_C_260304-0201.raw"}
+        for name in both:
+            row(live, name.replace("/", "\\"), root=f"{root}\\"[:-1])
+        live.execute("UPDATE backup_images SET path = replace(path, '/laptop', '\\laptop')")
+        assert {name for name in self.read(live, tmp_path).rows if name.startswith("laptop")} == both
+
+    def test_a_backslash_in_a_name_on_linux(self, live: Database, tmp_path: Path) -> None:
+        """Is a character like any other, the beginning of a Windows path in a name included."""
+        both = {"C:\\pc/260304-0201_Image_a\\b/Image_a\\b_260304-0201.raw", "\\\\x/Image_C_260304-0201.raw"}
+        for name in both:
+            row(live, name)
+        assert set(self.read(live, tmp_path).rows) == both | NAMES
+
     def test_times_and_associations(self, live: Database, tmp_path: Path) -> None:
         """`backuptime` is UTC; a C: image has the names of its SYSVOL and ESP."""
         c, esp = (row(live, f"pc/260305-0201_Image_{x}/Image_{x}_260305-0201.raw") for x in ("C", "ESP"))

@@ -9,6 +9,7 @@ Source: UrBackup's `server_tables.sql` and `dllmain.cpp` (db_version 66 to 68; t
 """
 
 import os
+import re
 import sqlite3
 import sys
 from collections import defaultdict
@@ -28,6 +29,9 @@ _IMAGES = "SELECT id, backuptime, path, complete, delete_pending FROM backup_ima
 _ASSOCIATIONS = "SELECT img_id, assoc_id FROM assoc_images"
 _CLIENTS = "SELECT name, id FROM clients ORDER BY id DESC"
 _TABLES = frozenset(("backup_images", "assoc_images", "clients"))
+
+_OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\")
+"""The beginning of an absolute path there: a drive, a server's name, or a device; on Linux it is a slash."""
 
 _MAX_BYTES, _ROW_BYTES = 512 * MiB, 1000
 """Memory that rows may take, and what one of them and all that is made of it takes besides its text: half a million."""
@@ -115,7 +119,12 @@ def _rows(connection: sqlite3.Connection) -> tuple[dict[str, int], _Rows, _Rows]
 
 
 def _name_in_store(path: str) -> str:
-    """`<client>/<dir>/<file>` of an absolute path, which may be that of another mount; `<client>/<file>` in old stores."""
+    """`<client>/<dir>/<file>` of an absolute path, which may be that of another mount; `<client>/<file>` in old stores.
+
+    A server on Windows writes backslashes; on Linux one is a character like any other.
+    """
+    if _OF_WINDOWS.match(path):
+        path = path.replace("\\", "/")
     *_, client, directory, file = ("", "", *path.split("/"))
     return f"{client}/{directory}/{file}" if "_Image_" in directory else f"{directory}/{file}"
 
