@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -88,6 +89,12 @@ def say_bug() -> None:
 def say_notes(notes: tuple[Note, ...]) -> None:
     for note in notes:
         say(f"{'warning' if note.warning else 'note'}: {note.text}")
+
+
+@cache
+def _warn_of(note: Note) -> None:
+    """Once, however many disks of one store are looked for."""
+    say_notes((note,))
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
@@ -175,11 +182,20 @@ def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
     # In a ZFS store the folder is a link, and the path as given is right; otherwise a link may lead into a store.
     for place in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
         store, name = split_path(place)
-        catalog = look_at(store, database)
+        catalog = _look_and_warn(store, database)
         if found := _named(catalog, name, alone):
             return found
         why.append(_why_not(catalog, name))
     raise NotFoundError(why[0])
+
+
+def _look_and_warn(store: str, database: str | None) -> Catalog:
+    """`look_at`, and what is wrong with the store as a whole."""
+    catalog = look_at(store, database)
+    for note in catalog.notes:
+        if note.warning:
+            _warn_of(note)
+    return catalog
 
 
 def hole_maps(disk: Disk, form: Format) -> Ask:
@@ -211,7 +227,7 @@ def _why_not(catalog: Catalog, name: str) -> str:
 
 def _in_mount(path: str, mount: mounts.Mount, database: str | None) -> Disk:
     sessions = {one["path"]: one for one in (mounts.status(mount) or {}).get("sessions", ())}
-    catalog = look_at(mount.store, database)
+    catalog = _look_and_warn(mount.store, database)
     disk = _written(catalog, sessions[path]) if path in sessions else _shown(catalog, path, mount, sessions)
     return new_identity(disk) if path.split("/")[1] == NEW_IDENTITY else disk
 

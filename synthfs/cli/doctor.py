@@ -92,7 +92,7 @@ def _store(catalog: Catalog) -> Iterator[Finding]:
     if catalog.database:
         yield Finding(True, f"UrBackup's database is readable: {catalog.database}")
     else:
-        yield Finding(False, "no UrBackup database was found, so backups are judged by their files; --database names it")
+        yield Finding(False, "no database of UrBackup was asked, so backups are judged by their files; --database names it")
     for note in catalog.notes:
         yield Finding(not note.warning, note.text)
 
