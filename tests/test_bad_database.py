@@ -180,7 +180,7 @@ def test_damage_at_any_place(tmp_path: Path) -> None:
         log = made.nightly_copy(tmp_path / "log")
         made.checkpoint()
         whole = made.nightly_copy(tmp_path / "whole")
-    for turn in range(400):
+    for turn in range(200):
         source = (log, whole)[turn % 2]
         target = tmp_path / "damaged" / source.name
         target.parent.mkdir(exist_ok=True)
