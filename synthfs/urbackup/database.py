@@ -72,9 +72,7 @@ def read(path: str) -> DatabaseFacts:
     try:
         clients, associations, images = sqlitefile.read(path, _TABLES, _rows)
     except (sqlite3.Error, OSError, ValueError, MemoryError, OverflowError, RuntimeError) as error:
-        text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        reason = " ".join(text.split())[:_MAX_REASON]
-        raise FormatError(f"{path} cannot be read as UrBackup's database ({reason})") from error
+        raise FormatError(f"{path} cannot be read as UrBackup's database ({_reason(error)})") from error
     named = [_name_in_store(str(image_path)) for _, _, image_path, _, _ in images]
     names = dict(zip((number for number, *_ in images), named, strict=True))
     associated: defaultdict[int, list[str]] = defaultdict(list)
@@ -86,6 +84,14 @@ def read(path: str) -> DatabaseFacts:
         for name, (number, time, _, complete, pending) in zip(named, images, strict=True)
     )
     return DatabaseFacts(path, clients, {row.name: row for row in rows})
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, UnicodeError):
+        return "the names in it are no UTF-8"
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:_MAX_REASON]
 
 
 _Rows = list[tuple[Any, ...]]
