@@ -119,6 +119,7 @@ class Kind(StrEnum):
 
     INCOMPLETE = "incomplete"
     FORGOTTEN = "not in the database"
+    LINKED = "hard link"
     UNREADABLE = "unreadable"
     UNUSABLE = "unusable"
 

@@ -537,9 +537,10 @@ class TestNodes:
         )
 
     def test_hard_links(self, scope: Scope, store: Path) -> None:
-        """A `.raw` with a second name may be anybody's file: not offered, with that reason."""
+        """Where others can write, a `.raw` with a second name may be anybody's file: not offered, with that reason."""
         plant(os.fsencode(store / "linked"))
         (raw,) = (store / "linked").glob("*/*.raw")
+        raw.parent.chmod(0o775)
         os.link(raw, scope.path("elsewhere") / "secret")
         facts = listed(scope, store)
         assert facts["disks"] == []

@@ -59,6 +59,7 @@ HOUSE: dict[str, tuple[int, str]] = {
     "synthfs.host.readonly": (1, WORLD),
     "synthfs.host.sqlitefile": (1, WORLD),
     "synthfs.host.handle": (1, WORLD),
+    "synthfs.host.links": (1, WORLD),
     "synthfs.host.seal": (1, WORLD),
     "synthfs.host.zfs": (1, WORLD),
     "synthfs.host.reflink": (1, WORLD),

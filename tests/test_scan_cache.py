@@ -132,6 +132,11 @@ def _linked(path: Path) -> None:
     path.symlink_to("/etc/passwd")
 
 
+def _linked_where_others_may(raw: Path) -> None:
+    raw.parent.chmod(0o775)
+    raw.with_name("second").hardlink_to(raw)
+
+
 def _a_fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
@@ -160,7 +165,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "raw longer": lambda raw: os.truncate(raw, HEADER + 8192),
     "raw touched": os.utime,
     "raw back in time": _back_in_time,
-    "raw linked": lambda raw: raw.with_name("second").hardlink_to(raw),
+    "raw linked": _linked_where_others_may,
     "raw a FIFO": _a_fifo,
     "raw gone": lambda raw: raw.unlink(),
     "raw under another name": _renamed,

@@ -203,6 +203,7 @@ def _hard_link(path: Path) -> None:
     other = path.with_name("other")
     other.write_bytes(bytes(HEADER + 512))
     path.hardlink_to(other)
+    path.parent.chmod(0o775)
 
 
 KINDS: dict[str, Callable[[Path], None]] = {

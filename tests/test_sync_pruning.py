@@ -169,6 +169,7 @@ class TestStore:
         scope.run(["rm", "-r", freezer.store / "pc" / "260301-0201_Image_C"])
         raw = freezer.store / "pc" / "260302-0201_Image_C" / "Image_C_260302-0201.raw"
         os.link(raw, freezer.home / "second-name")
+        raw.parent.chmod(0o775)  # so that others could have made that link
         assert "could not be read in full" in loses_nothing(freezer)
 
     def test_half_of_a_client(self, filled: Freezer) -> None:

@@ -140,12 +140,14 @@ def look_at(store: str, database: str | None) -> Catalog:
 
 
 def unreadable(catalog: Catalog, clients: str = "*") -> str | None:
-    """What to say of backups, or whole clients, that this user may not read; None where there are none."""
-    found = [skipped for skipped in catalog.skipped if skipped.kind is Kind.UNREADABLE and is_among(skipped.client, clients)]
-    if not found:
-        return None
-    example = f"{found[0].name}: {found[0].reason}"
-    return f"{len(found)} cannot be read, such as {example}; run as root or as a member of the store's group"
+    """What to say of backups, or whole clients, that this user may not read, or that might be others; None without any."""
+    skipped = [each for each in catalog.skipped if is_among(each.client, clients)]
+    found = [each for each in skipped if each.kind is Kind.UNREADABLE]
+    if found:
+        example = f"{found[0].name}: {found[0].reason}"
+        return f"{len(found)} cannot be read, such as {example}; run as root or as a member of the store's group"
+    linked = [each for each in skipped if each.kind is Kind.LINKED]
+    return f"{len(linked)} might not be what they are called, such as {linked[0].name}: {linked[0].reason}" if linked else None
 
 
 def is_among(client: str, wanted: str) -> bool:

@@ -4,6 +4,7 @@ An `Audit` collects what was found in one of them, and how much of it was looked
 saying it to anybody (`cli/verify`). Units: bytes, seconds.
 """
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from synthfs.engines.verify import Bad, Progress, Range, Sample, Tally, check_ha
 from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import ExtentMap
 from synthfs.host.files import OpenSource, source_at
+from synthfs.host.links import Links
 from synthfs.model import Fault, Finding, Skipped
 from synthfs.plan import lengths
 from synthfs.plan.check import check_disk, check_sidecar
@@ -70,6 +72,11 @@ def _check_image(crew: Crew, volume: Volume, tally: Tally, sample: Sample, progr
             yield Finding(Fault.CANNOT_CHECK, ".hash", "there is none: the backup was not finished, or somebody removed it")
             return
         with closing(hashes):
+            links = Links(raw.path.removesuffix(f"/{raw.name}"))
+            if why := links.why_not(hashes.source.path, os.fstat(hashes.fd)):
+                tally.unproven += volume.length
+                yield Finding(Fault.CANNOT_CHECK, ".hash", why)
+                return
             yield from lengths.of_hashes(hashes.source.size, volume.length)
             for bad in check_hashes(crew, file, hashes, place, tally, sample, progress):
                 yield _of_volume(volume, bad)

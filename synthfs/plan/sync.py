@@ -34,6 +34,9 @@ RULES = 1
 other bytes. The records of synthfs 0.1.0 name none, which is 0."""
 
 
+_NOT_READ = (Kind.UNREADABLE, Kind.LINKED)
+
+
 @dataclass(frozen=True, slots=True)
 class Frozen:
     """A file that an earlier run made. `place` is `<client>/<file>` below the directory; `images` counts its partitions.
@@ -270,7 +273,7 @@ class _Pruning:
         keep: int,
         is_there: Callable[[str], bool],
     ) -> None:
-        self._troubled = {skipped.client for skipped in catalog.skipped if skipped.kind is Kind.UNREADABLE}
+        self._troubled = {skipped.client for skipped in catalog.skipped if skipped.kind in _NOT_READ}
         self._groups = {disk.image.name: group_of(disk) for disk in catalog.disks}
         self._known = catalog.rows | {image.name for image in catalog.store.images}
         self._keep = keep

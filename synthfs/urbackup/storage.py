@@ -13,6 +13,7 @@ What was read of an image is not read again while the inode, size, mtime and cti
 were: no write, link, rename or change of access leaves the ctime alone, and nobody can set it. They are asked for at every
 scan, as is what bears no such witness: whether a `.sync` is there, and the seal. A file that was written to within `_JUST_NOW`
 of being read may be written to once more within one tick of its file system's clock, and is read again.
+A file with several names is taken only where nobody else can have given it this one (`host/links`): asked at each scan as well.
 Not for: judging completeness or parsing what was read (`plan/`).
 Source: UrBackup's `ImageBackup.cpp` (names), `snapshot_helper/main.cpp` (containers).
 """
@@ -28,6 +29,7 @@ from synthfs.errors import NotFoundError, SourceError
 from synthfs.extents import Source
 from synthfs.host import files
 from synthfs.host.handle import lasting
+from synthfs.host.links import Links
 from synthfs.host.seal import seal_of
 from synthfs.model import MAX_SIDECAR, VOLUME_OFFSET, ImageFacts, Kind, Known, Packed, Seal, Skipped, StoreFacts
 
@@ -99,6 +101,7 @@ class _Finder:
 
     def __init__(self, root: str, known: Mapping[str, Known]) -> None:
         self._root = root
+        self._links = Links(root)
         self._before = known
         self._contents: dict[bytes, bytes] = {}
         self._packed: dict[bytes, Packed] = {}  # of one client, by what is packed
@@ -158,8 +161,13 @@ class _Finder:
             found = os.lstat(path)
         except OSError as error:
             return error.strerror
+        if why := self._links.why_not(path, found):
+            self._skip(client, name, why, Kind.LINKED)
+            return None
+        sidecar = _lstat(f"{path}.mbr")
+        doubted = sidecar and self._links.why_not(f"{path}.mbr", sidecar)
         known, problem = self._before.get(name), None
-        if known is None or known.mark != _mark(found) + _mark(_lstat(f"{path}.mbr")):
+        if known is None or doubted or known.mark != _mark(found) + _mark(sidecar):
             try:
                 found, problem, known, settled = self._read(path)
             except SourceError as error:
@@ -186,6 +194,8 @@ class _Finder:
         """
         now = time.time_ns()
         found, head, boot = _open_image(path)
+        if why := self._links.why_not(path, found):  # since a moment ago
+            raise SourceError(why)
         sidecar: Packed | None = None
         problem: str | None = None
         small: tuple[bytes, os.stat_result] | None = None
@@ -193,7 +203,8 @@ class _Finder:
             small = files.read_small(f"{path}.mbr", MAX_SIDECAR)
         except SourceError as error:
             problem = str(error)
-        if small:
+        problem = problem or (small and self._links.why_not(f"{path}.mbr", small[1]))
+        if small and not problem:
             sidecar = self._pack(small[0])
         both = (found, small[1] if small else None)
         settled = all(abs(now - each.st_ctime_ns) > _JUST_NOW for each in both if each)
@@ -250,8 +261,6 @@ def _open_image(path: str) -> tuple[os.stat_result, bytes, bytes]:
     fd = files.open_regular(path)
     try:
         found = os.fstat(fd)
-        if found.st_nlink > 1:
-            raise SourceError(f"{path} is a hard link: it may be any file of this file system, and UrBackup makes none")
         head, boot = os.pread(fd, HEAD, 0).rstrip(b"\0"), os.pread(fd, BOOT, VOLUME_OFFSET)
         # All else in the wrapper is the same in thousands of images, which then share it.
         return found, head[:_ROLLED] + bytes(6) + head[_ROLLED + 6 :] if len(head) > _ROLLED + 6 else head, boot
