@@ -152,7 +152,8 @@ class StoreFacts:
     """Everything found in one store. `owner` and `group` are those of its root directory.
 
     `identity` tells the store from an empty directory in its place, and outlives a reboot (`host/handle`). `known` is for
-    the next scan, by the names of images. `clients` are the names of all folders, also of those without an image.
+    the next scan, by the names of images. `clients` are the names of all folders, also of those without an image. `clock` is
+    what a clock on this host's wall showed at the scan, as seconds since 1970: the server stamps its images by such a one.
     """
 
     root: str
@@ -163,6 +164,7 @@ class StoreFacts:
     identity: str = ""
     known: Mapping[str, Known] = field(default_factory=dict, repr=False, compare=False)
     clients: tuple[str, ...] = ()
+    clock: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

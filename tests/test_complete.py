@@ -6,8 +6,8 @@ Not for: what is made of those that are. Source: facts/urbackup-format.md sectio
 import pytest
 
 from handmade import database, image, row
-from synthfs.model import DatabaseFacts, ImageFacts, Seal
-from synthfs.plan.complete import Judge, stamp_of
+from synthfs.model import DatabaseFacts, ImageFacts, Kind, Seal
+from synthfs.plan.complete import DAY, Judge, clock, stamp_of
 
 IT = image(stamp="260301-0201")
 OLDER, NEWER = image(stamp="260228-0201"), image(stamp="260302-0201")
@@ -32,14 +32,66 @@ def test_a_row_decides_whatever_the_files_say(
         assert "delet" in found.note.text
 
 
+SOON = clock(IT.stamp) + DAY - 60
+LATER = clock(IT.stamp) + DAY
+PLAIN_BEFORE = image(client="other", stamp="260228-0201", seal=Seal.NONE)
+SEALED_BEFORE = image(client="other", stamp="260228-0201")
+SEALED_AFTER = image(client="other", stamp="260302-0201")
+OPEN_BEFORE = image(client="other", stamp="260228-0201", seal=Seal.OPEN)
+
+
+@pytest.mark.parametrize(
+    ("finished", "seal", "now", "others", "offered"),
+    [
+        (True, Seal.SEALED, SOON, (), True),
+        (True, Seal.SEALED, 0, (PLAIN_BEFORE,), True),
+        (False, Seal.SEALED, LATER, (), False),
+        (True, Seal.OPEN, LATER, (), False),
+        (True, Seal.OPEN, LATER, (PLAIN_BEFORE, SEALED_AFTER), False),
+        (False, Seal.NONE, LATER, (), False),
+        (True, Seal.NONE, LATER, (), True),
+        (True, Seal.NONE, LATER, (PLAIN_BEFORE,), True),
+        (True, Seal.NONE, SOON, (PLAIN_BEFORE,), False),
+        (True, Seal.NONE, 0, (), False),
+        (True, Seal.NONE, LATER, (SEALED_BEFORE,), False),
+        (True, Seal.NONE, LATER, (OPEN_BEFORE,), False),
+        (True, Seal.NONE, LATER, (SEALED_AFTER,), True),
+    ],
+)
+def test_without_a_row_and_older_it_has_to_be_whole_by_its_files(
+    finished: bool, seal: Seal, now: int, others: tuple[ImageFacts, ...], offered: bool
+) -> None:
+    """Sealed or, where the server sealed nothing yet, with a `.sync` and a day old: offered and marked. Otherwise not."""
+    facts = image(seal=seal, finished=finished)
+    found = Judge(database(row(OLDER), row(NEWER)), (facts, *others), now).verdict(facts)
+    assert (found.offered, found.unknown) == (offered, True)
+    assert (found.note is not None, bool(found.reason)) == (offered, not offered)
+    assert "database" in (found.note.text if found.note else found.reason)
+    assert found.kind is Kind.FORGOTTEN or offered
+
+
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("seal", Seal)
-def test_without_a_row_and_older_it_is_forgotten(seal: Seal, finished: bool) -> None:
-    """An image that the database should know and does not is not offered, however whole it looks."""
+def test_a_stamp_of_another_century_is_an_old_one(seal: Seal, finished: bool) -> None:
+    """The clock of a server may have stood in 1970 at one backup: all others are newer, with a row or without."""
     facts = image(seal=seal, finished=finished)
-    found = Judge(database(row(OLDER), row(NEWER))).verdict(facts)
-    assert not found.offered
-    assert "database" in found.reason
+    assert Judge(database(row(image(stamp="700101-0001"))), (facts,)).verdict(facts).unknown is False
+    wrong = image(stamp="700101-0001", seal=seal, finished=finished)
+    assert Judge(database(row(IT)), (wrong,), LATER).verdict(wrong).offered is (finished and seal is not Seal.OPEN)
+
+
+def test_what_is_named_is_taken_with_its_reason() -> None:
+    """Whatever there is to say against it; about all others nothing changes."""
+    broken, other = image(finished=False), image(letter="D", finished=False)
+    cases = (database(row(OLDER), row(NEWER)), "not in"), (database(row(broken, complete=False)), "incomplete"), (None, ".sync")
+    for facts, told in cases:
+        judge = Judge(facts, (broken, other), LATER, anyway=broken.name)
+        found = judge.verdict(broken)
+        assert found.offered
+        assert found.note
+        assert (found.note.warning, told in found.note.text) == (True, True)
+        assert not judge.verdict(other).offered
+    assert Judge(None, (IT,), anyway=IT.name).verdict(IT) == Judge(None, (IT,)).verdict(IT)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +121,7 @@ def test_otherwise_the_files_decide(
 
 
 @pytest.mark.parametrize(
-    ("newest", "time", "offered"),
+    ("newest", "time", "newer"),
     [
         ("260301-0259", WRITTEN - 60, True),
         ("260301-0301", WRITTEN - 60, True),
@@ -77,10 +129,10 @@ def test_otherwise_the_files_decide(
         ("260301-0259", WRITTEN + 60, False),
     ],
 )
-def test_in_the_hour_that_runs_twice_the_files_own_time_decides(newest: str, time: int, offered: bool) -> None:
+def test_in_the_hour_that_runs_twice_the_files_own_time_decides(newest: str, time: int, newer: bool) -> None:
     """When daylight saving ends, a newer image may have an older stamp, by an hour at most; file and row are in UTC."""
-    facts = Judge(database(row(image(letter="D", stamp=newest), time))).verdict(IT)
-    assert facts.offered is offered
+    found = Judge(database(row(image(letter="D", stamp=newest), time))).verdict(IT)
+    assert found.unknown is not newer
 
 
 def test_rows_are_found_by_the_whole_name() -> None:
@@ -110,6 +162,6 @@ def test_stamps_are_at_the_end_of_the_name(name: str, stamp: str) -> None:
 
 
 def test_the_newest_row_may_be_of_a_volume_with_a_dot() -> None:
-    """An image older than it is forgotten all the same."""
+    """An image older than it is unknown all the same."""
     newest: ImageFacts = image(letter="_mnt_data.old", stamp="260302-0201")
-    assert not Judge(database(row(newest))).verdict(IT).offered
+    assert Judge(database(row(newest))).verdict(IT).unknown

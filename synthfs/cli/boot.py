@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Annotated
@@ -17,7 +18,7 @@ import typer
 
 from synthfs.cli import mount as mount_verb
 from synthfs.cli import options
-from synthfs.cli.common import Database, Image, Json, find_disk, look_at, print_json, say, say_notes
+from synthfs.cli.common import Anyway, Database, Image, Json, find_disk, look_at, print_json, say, say_notes
 from synthfs.cli.progress import progress
 from synthfs.errors import NotFoundError, TargetError
 from synthfs.formats import gpt
@@ -52,6 +53,7 @@ def boot(
         int, typer.Option(metavar="MIB", help="How much it may write, at most half of what is free.", min=1)
     ] = 8192,
     no_kvm: Annotated[bool, typer.Option("--no-kvm", help="Emulate every instruction, slowly.")] = False,
+    anyway: Anyway = False,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +66,7 @@ def boot(
         raise typer.BadParameter("--screenshot FILE, --serial FILE or --window: otherwise there is nothing to see")
     qemu.check_user()
     most_written = min(snapshot_size << 20, qemu.space_for_writes() // 2)
-    disk = find_disk(image, database)
+    disk = find_disk(image, database, anyway=anyway)
     if f"/{NEW_IDENTITY}/" in image:
         say("note: it boots with the identity that it had, by which its loader finds its partitions")
     say_notes(tuple(note for note in disk.notes if note.warning))
@@ -75,7 +77,7 @@ def boot(
     # AHCI, in qemu, has sectors of 512 bytes only.
     bus = bus or (qemu.Bus.AHCI if sector_size == 512 else qemu.Bus.NVME)
     hardware = qemu.Hardware(firmware, bus, memory, accelerated, window, serial, sector_size, most_written)
-    runs, seconds = _watch(disk, hardware, database, after, screenshot)
+    runs, seconds = _watch(disk, hardware, partial(_mounted, disk, database, anyway), after, screenshot)
     taken = screenshot if runs else None
     if as_json:
         facts = {"image": disk.image.name, "firmware": firmware.value, "kvm": accelerated, "seconds": round(seconds, 1)}
@@ -87,15 +89,22 @@ def boot(
 
 
 def _watch(
-    disk: Disk, hardware: qemu.Hardware, database: str | None, after: float, screenshot: str | None
+    disk: Disk,
+    hardware: qemu.Hardware,
+    mounted: Callable[[str], AbstractContextManager[str]],
+    after: float,
+    screenshot: str | None,
 ) -> tuple[bool, float]:
-    """Boots and takes the picture; whether the machine ran until then, and for how many seconds."""
+    """Boots and takes the picture; whether the machine ran until then, and for how many seconds.
+
+    `mounted` mounts the disk below a directory, and knows its path there.
+    """
     began = time.monotonic()
     # So that neither machine nor mount is left behind.
     signal.signal(signal.SIGTERM, _leave)
     with (
         TemporaryDirectory(prefix="synthfs-boot-") as workshop,
-        _mounted(disk, database, workshop) as file,
+        mounted(workshop) as file,
         qemu.machine(file, disk.length, hardware, workshop) as machine,
     ):
         runs = _wait(machine, after)
@@ -139,17 +148,18 @@ def _firmware(disk: Disk) -> qemu.Firmware:
 
 
 @contextmanager
-def _mounted(disk: Disk, database: str | None, workshop: str) -> Iterator[str]:
+def _mounted(disk: Disk, database: str | None, anyway: bool, workshop: str) -> Iterator[str]:
     """The path of the disk, bare, in a mount that ends with the context."""
     store = disk.image.raw.path.removesuffix(disk.image.name)
-    tree = Gardener([Format.RAW]).grow(look_at(store, database))
+    named = disk.image.name if anyway else None
+    tree = Gardener([Format.RAW]).grow(look_at(store, database, named))
     files = ((path, node) for path, node in walk(tree.root) if isinstance(node, File) and node.disk)
     path = next((path for path, node in files if node.disk and node.disk.image.name == disk.image.name), None)
     if path is None:
         raise NotFoundError(f"{disk.image.name} is not shown in a mount; `synthfs show` says why")
     place = f"{workshop}/disks"
     os.mkdir(place)
-    mount_verb.mount(store, place, daemon=True, refresh=0.0, formats=[Format.RAW], database=database)
+    mount_verb.start(store, place, daemon=True, refresh=0.0, formats=[Format.RAW], database=database, anyway=named)
     try:
         yield f"{place}/{path}"
     finally:

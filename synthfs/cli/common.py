@@ -35,6 +35,11 @@ from synthfs.units import SECTOR, GiB
 from synthfs.urbackup import remembered
 from synthfs.urbackup.storage import is_client, split_path
 
+ANYWAY = "--even-if-incomplete"
+
+_TAKEN_ANYWAY = (Kind.INCOMPLETE, Kind.FORGOTTEN)
+"""What speaks against images that can be had by that option."""
+
 _TAG = re.compile(r"~(?:[0-9a-f]{32}|[0-9a-f]{8})(?=\.[^./]*$)")
 """What a disk has behind its name while a session has that name (`plan/written`)."""
 
@@ -61,7 +66,11 @@ Store = Annotated[
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A .raw file of the store, or a file of a running mount.")]
 Database = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="UrBackup's backup_server.db, where it is not found by itself.", show_default=False),
+    typer.Option(metavar="FILE", help="UrBackup's backup_server.db; none: go by the files alone.", show_default=False),
+]
+Anyway = Annotated[
+    bool,
+    typer.Option(ANYWAY, help="Take IMAGE even if it was broken off, has no .sync, or is not in the database."),
 ]
 VolumeOnly = Annotated[bool, typer.Option("--volume-only", help="This volume alone, on a generated disk of its own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
@@ -125,13 +134,13 @@ def percentage(text: str) -> float:
     return share
 
 
-def look_at(store: str, database: str | None) -> Catalog:
-    """The catalog of `store`; the first look at a large one takes seconds."""
+def look_at(store: str, database: str | None, anyway: str | None = None) -> Catalog:
+    """The catalog of `store`; the first look at a large one takes seconds. `anyway` is an image that is offered in any case."""
     with _busy(f"looking at {store}"):
         cache = _cache(store)
         with collector.paused():
             known = remembered.unpack(cache.load())
-            catalog = survey(store, database, known=known)
+            catalog = survey(store, database, known=known, anyway=anyway)
         if catalog.store.known.keys() != known.keys():
             cache.save(remembered.pack(catalog.store.known))
     if not catalog.store.images and is_client(catalog.store.root):
@@ -155,9 +164,9 @@ def is_among(client: str, wanted: str) -> bool:
     return client == wanted or fnmatchcase(client, wanted)
 
 
-def look_again(before: Catalog, database: str | None) -> Catalog:
+def look_again(before: Catalog, database: str | None, anyway: str | None = None) -> Catalog:
     """What has become of an earlier catalog; most of it is the same objects."""
-    catalog = survey(before.store.root, database, before)
+    catalog = survey(before.store.root, database, before, anyway=anyway)
     # An image that is being written is known anew each time, which is not worth keeping.
     if catalog.store.known.keys() != before.store.known.keys():
         _cache(before.store.root).save(remembered.pack(catalog.store.known))
@@ -168,10 +177,11 @@ def _cache(store: str) -> Cache:
     return Cache(remembered.PURPOSE, os.path.realpath(store), remembered.VERSION)
 
 
-def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
+def find_disk(path: str, database: str | None, alone: bool = False, anyway: bool = False) -> Disk:
     """The disk of the image at `path`, or its volume `alone` on a disk of its own.
 
-    Raises NotFoundError, with the reason where the image is there but not offered.
+    `anyway`: even if nothing says that the image is whole. Raises NotFoundError, with the reason, where it is there but not
+    offered.
     """
     if mount := mounts.containing(path):
         disk = _in_mount(mounts.resolve(path).removeprefix(f"{mount.mountpoint}/"), mount, database)
@@ -184,16 +194,16 @@ def find_disk(path: str, database: str | None, alone: bool = False) -> Disk:
     # In a ZFS store the folder is a link, and the path as given is right; otherwise a link may lead into a store.
     for place in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
         store, name = split_path(place)
-        catalog = _look_and_warn(store, database)
+        catalog = _look_and_warn(store, database, name if anyway else None)
         if found := _named(catalog, name, alone):
             return found
         why.append(_why_not(catalog, name))
     raise NotFoundError(why[0])
 
 
-def _look_and_warn(store: str, database: str | None) -> Catalog:
+def _look_and_warn(store: str, database: str | None, anyway: str | None = None) -> Catalog:
     """`look_at`, and what is wrong with the store as a whole."""
-    catalog = look_at(store, database)
+    catalog = look_at(store, database, anyway)
     for note in catalog.notes:
         if note.warning:
             _warn_of(note)
@@ -211,9 +221,9 @@ def hole_maps(disk: Disk, form: Format) -> Ask:
 def _named(catalog: Catalog, name: str, alone: bool) -> Disk | None:
     for disk in catalog.disks:
         if disk.image.name == name:
-            return volume_only(disk.image) if alone else disk
+            return volume_only(disk.image, catalog.note_of(disk.image)) if alone else disk
     parts = (part.image for part in catalog.parts if part.image.name == name and alone)
-    return next((volume_only(image) for image in parts), None)
+    return next((volume_only(image, catalog.note_of(image)) for image in parts), None)
 
 
 def _why_not(catalog: Catalog, name: str) -> str:
@@ -223,7 +233,8 @@ def _why_not(catalog: Catalog, name: str) -> str:
             return f"{name} is a part of other disks (id {part.disk_id}); name the image of C: instead, or use --volume-only"
     for skipped in catalog.skipped:
         if skipped.name == name:
-            return f"{name} is not offered: {skipped.reason}"
+            remedy = f"; {ANYWAY} takes it all the same" if skipped.kind in _TAKEN_ANYWAY else ""
+            return f"{name} is not offered: {skipped.reason}{remedy}"
     return f"{name} is no image that UrBackup's naming rules know"
 
 

@@ -56,6 +56,7 @@ def disk_facts(disk: Disk, formats: Iterable[Format] = (Format.VHD,), ask: Ask =
         "length": disk.length,
         "containers": list(_containers(disk, formats, ask)),
         "mixed": disk.mixed,
+        "unknown": disk.unknown,
         "partitions": [_partition_facts(content) for content in disk.contents],
         "notes": [note_facts(note) for note in disk.notes],
         "edition": disk.edition.hex(),

@@ -17,6 +17,7 @@ from synthfs.errors import MountError, NotFoundError, ShareError, SourceError, T
 from synthfs.host import apparmor, hooks, mounts
 from synthfs.plan.catalog import Catalog
 from synthfs.samba import Finding
+from synthfs.survey import NO_DATABASE
 from synthfs.text import quoted
 from synthfs.units import human
 
@@ -44,7 +45,7 @@ def doctor(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     catalog = look_at(store, database)
     root = catalog.store.root
-    findings = [*_mounting(catalog, mountpoint), *_store(catalog), *_freezing(catalog, to)]
+    findings = [*_mounting(catalog, mountpoint), *_store(catalog, database == NO_DATABASE), *_freezing(catalog, to)]
     findings += [*_space(root), *_samba(root), *_hooks()]
     if as_json:
         print_json([{"good": finding.good, "text": finding.text} for finding in findings])
@@ -85,12 +86,14 @@ def _tried(catalog: Catalog, place: str | None) -> str:
     return f"FUSE works: {place} is mounted"
 
 
-def _store(catalog: Catalog) -> Iterator[Finding]:
+def _store(catalog: Catalog, is_unwanted: bool) -> Iterator[Finding]:
     yield Finding(bool(catalog.disks), f"{len(catalog.disks)} disks can be shown from {catalog.store.root}")
     if denied := unreadable(catalog):
         yield Finding(False, denied)
     if catalog.database:
         yield Finding(True, f"UrBackup's database is readable: {catalog.database}")
+    elif is_unwanted:
+        yield Finding(True, "backups are judged by their files, and no database was asked")
     else:
         yield Finding(False, "no database of UrBackup was asked, so backups are judged by their files; --database names it")
     for note in catalog.notes:
@@ -98,11 +101,11 @@ def _store(catalog: Catalog) -> Iterator[Finding]:
 
 
 def _freezing(catalog: Catalog, to: str | None) -> Iterator[Finding]:
-    if not catalog.disks:
+    if not catalog.newest:
         return
     directory = to or catalog.store.root
     try:
-        can_share_into(directory, max(catalog.disks, key=lambda disk: disk.image.stamp).image.raw)
+        can_share_into(directory, catalog.newest.image.raw)
         yield Finding(True, f"materialize can share data with files in {directory}")
     except (ShareError, SourceError, TargetError) as error:
         yield Finding(False, f"materialize cannot share data with files in {directory}: {error}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, assert_never
 import typer
 
 from synthfs.cli.common import (
+    Anyway,
     Database,
     Image,
     Json,
@@ -50,9 +51,8 @@ def materialize(
         bool, typer.Option("--new-identity", help="Other disk and partition ids, to attach it beside the original.")
     ] = False,
     alone: VolumeOnly = False,
-    align: Annotated[
-        int | None, typer.Option(parser=unit_of, metavar="SIZE", help=_ALIGN, show_default=False)
-    ] = None,
+    anyway: Anyway = False,
+    align: Annotated[int | None, typer.Option(parser=unit_of, metavar="SIZE", help=_ALIGN, show_default=False)] = None,
     mode: Annotated[
         Reflink,
         typer.Option("--reflink", help="always: share the data or fail; auto: copy what cannot be shared; never: copy all."),
@@ -68,7 +68,7 @@ def materialize(
     there to stay when UrBackup deletes the backup.
     """
     began = time.monotonic()
-    disk = find_disk(image, database, alone)
+    disk = find_disk(image, database, alone, anyway)
     suffix = ".volume" if alone else ""
     if new_identity:
         disk, suffix = renewed_disk(disk), f"{suffix}.new-identity"

@@ -5,7 +5,7 @@ import logging
 import os
 import pwd
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -15,7 +15,17 @@ from typing import Annotated
 import typer
 
 from synthfs.cli import options
-from synthfs.cli.common import Database, Store, look_again, look_at, not_empty, percentage, say, say_notes, unreadable
+from synthfs.cli.common import (
+    Database,
+    Store,
+    look_again,
+    look_at,
+    not_empty,
+    percentage,
+    say,
+    say_notes,
+    unreadable,
+)
 from synthfs.engines import session
 from synthfs.errors import MountError, SynthfsError, TargetError
 from synthfs.extents import Source
@@ -25,6 +35,7 @@ from synthfs.host.limits import lacking
 from synthfs.model import STATUS_DIRECTORY
 from synthfs.plan.catalog import Catalog
 from synthfs.plan.container import Format
+from synthfs.survey import NO_DATABASE
 from synthfs.text import quoted
 
 log = logging.getLogger(__name__)
@@ -92,12 +103,36 @@ def mount(
     With --writable, the first write to a disk makes a file in SCRATCH that shares its blocks with the backup; from then on
     the disk is that file, until `synthfs discard` or `synthfs keep`. The backup is never written to.
     """
-    root, place, free = files.real_directory(store), mounts.resolve(mountpoint), percentage(min_free)
+    writing, free = (writable, discard_after), percentage(min_free)
+    access = allow_other, owner, group, mode
+    start(store, mountpoint, daemon, *access, *writing, free, formats, refresh, log_level, log_file, database)
+
+
+def start(
+    store: str,
+    mountpoint: str,
+    daemon: bool = False,
+    allow_other: bool = False,
+    owner: str | None = None,
+    group: str | None = None,
+    mode: str | None = None,
+    writable: str | None = None,
+    discard_after: float = 0.0,
+    free: float = 0.0,
+    formats: Sequence[Format] = (Format.VHD,),
+    refresh: float = 60.0,
+    log_level: LogLevel = LogLevel.WARNING,
+    log_file: str | None = None,
+    database: str | None = None,
+    anyway: str | None = None,
+) -> None:
+    """What `mount` does. The image called `anyway` is shown even if nothing says that it is whole."""
+    root, place = files.real_directory(store), mounts.resolve(mountpoint)
     _check_place(root, place)
     scratch = _scratch(writable, root, place) if writable else None
     # The daemon works in the root directory.
-    database, log_file = (path and os.path.abspath(path) for path in (database, log_file))
-    catalog = look_at(root, database)
+    database, log_file = (path if path in (None, NO_DATABASE) else os.path.abspath(path) for path in (database, log_file))
+    catalog = look_at(root, database, anyway)
     say_notes(catalog.notes)
     _warn_of_nothing(catalog)
     if scratch:
@@ -110,7 +145,11 @@ def mount(
         fuse = _fuse()
         who, days = fuse.Access(*access), discard_after * _DAY
         settings = fuse.Settings(place, who, allow_other, refresh, scratch, days, tuple(formats), free)
-        again, greet = partial(look_again, database=database), partial(_greet, catalog, place, daemon)
+        if daemon or log_file:  # otherwise it was said in the same place
+            for note in catalog.notes:
+                log.warning("%s", note.text)
+        again = partial(look_again, database=database, anyway=anyway)
+        greet = partial(_greet, catalog, place, daemon)
         fuse.serve(catalog, again, settings, claim.release, greet, dropped)
 
     logged = partial(_logged, log_level.upper(), outlet, daemon, serve)
@@ -176,8 +215,7 @@ def _warn_of_nothing(catalog: Catalog) -> None:
 
 def _newest(catalog: Catalog) -> Source | None:
     """The newest backup, for trials."""
-    disk = max(catalog.disks, key=lambda disk: disk.image.stamp, default=None)
-    return disk.image.raw if disk else None
+    return catalog.newest.image.raw if catalog.newest else None
 
 
 def _answers(place: str, root: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from synthfs.cli import picture
-from synthfs.cli.common import Database, Image, Json, VolumeOnly, answer, find_disk, hole_maps, print_json
+from synthfs.cli.common import Anyway, Database, Image, Json, VolumeOnly, answer, find_disk, hole_maps, print_json
 from synthfs.cli.describe import Facts, data_of, disk_facts, extent_facts, hash_notes, note_facts, table_facts
 from synthfs.cli.picture import Cell
 from synthfs.cli.terminal import Styled, draw, draw_grid, draw_line, paper, print_table, stacked, styled
@@ -22,11 +22,12 @@ def show(
     image: Image,
     extents: Annotated[bool, typer.Option("--extents", help="Also every extent of the virtual file.")] = False,
     alone: VolumeOnly = False,
+    anyway: Anyway = False,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
     """Show the layout of the disk that IMAGE belongs to."""
-    disk = find_disk(image, database, alone)
+    disk = find_disk(image, database, alone, anyway)
     data = data_of(disk)
     facts = disk_facts(disk, list(Format), hole_maps(disk, Format.VHDX)) | {"tables": table_facts(disk)}
     facts["notes"] += [note_facts(note) for note in hash_notes(disk)]

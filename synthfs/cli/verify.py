@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from synthfs.cli.common import (
+    Anyway,
     Database,
     Json,
     VolumeOnly,
@@ -80,6 +81,7 @@ def verify(
     ] = None,
     new_identity: Annotated[bool, typer.Option("--new-identity", help="With --against: FILE was made with this.")] = False,
     alone: VolumeOnly = False,
+    anyway: Anyway = False,
     align: Annotated[
         int | None,
         typer.Option(parser=unit_of, metavar="SIZE", help="With --against: FILE was made with this.", show_default=False),
@@ -100,7 +102,7 @@ def verify(
     part = Sample(sample, secrets.randbits(32)) if sample < 1 else EVERYTHING
     run = _Run(part, as_json)
     if against:
-        disk = find_disk((images or [""])[0], database, alone)
+        disk = find_disk((images or [""])[0], database, alone, anyway)
         disk = renewed_disk(disk) if new_identity else disk
         run.file(aligned(disk, align or SECTOR), against)
     else:
@@ -112,7 +114,7 @@ def verify(
             run.not_offered = len(skipped) - len(unusable)
             run.backups(*_offered(catalog, client, bool(unusable)), unusable)
         else:
-            disks = [find_disk(image, database, alone) for image in images or ()]
+            disks = [find_disk(image, database, alone, anyway) for image in images or ()]
             run.backups(disks, _volumes(disks))
     run.finish()
 

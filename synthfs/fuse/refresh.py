@@ -168,7 +168,7 @@ class Refresher:
         if not catalog.store.images and catalog.store.identity != self._catalog.store.identity:
             raise NotFoundError(f"{catalog.store.root} is empty and not the file system it was, as if it were unmounted")
         for note in catalog.notes:
-            if note.warning and note not in self._catalog.notes:
+            if note not in self._catalog.notes:
                 log.warning("%s", note.text)
         return catalog
 

@@ -11,9 +11,10 @@ Not for: files with one name.
 """
 
 import os
-import shlex
 import stat
 from collections.abc import Iterator
+
+from synthfs.text import quoted
 
 
 class Links:
@@ -49,11 +50,12 @@ class Links:
 
     def _why(self, directory: str, owner: int, holds_it: bool) -> str | None:
         """Why a directory is no good, with a remedy; None where nobody but root and `owner` can write to it."""
-        found, quoted = self._stat(directory), shlex.quote(directory)
+        found = self._stat(directory)
         if found is None:
             return f"{directory} cannot be looked at"
         if found.st_uid not in (0, owner):
-            return f"{directory} belongs to user {found.st_uid}, the file to {owner}; `chown {owner} {quoted}` if that is right"
+            cure = f"`chown {quoted(str(owner))} {quoted(directory)}` if that is right"
+            return f"{directory} belongs to user {found.st_uid}, the file to {owner}; {cure}"
         # Where there is an access control list, the group's bits are its mask: whoever it names has no more than that (acl(5)).
         others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         # Above the store, as in /tmp: there nobody can put anything in the place of a directory that is not his own.
@@ -61,9 +63,9 @@ class Links:
         if not others or is_sticky:
             return None
         who = "everybody" if others & stat.S_IWOTH else "its group, or an access control list,"
-        all_of_it = f"find {shlex.quote(self._root)} -type d -exec chmod go-w {{}} +"
-        remedy = all_of_it if self._is_inside(directory) else f"chmod go-w {quoted}"
-        return f"{directory} lets {who} write to it; `{remedy}` ends that"
+        all_of_it = f"`find {quoted(self._root)} -type d -exec chmod go-w {{}} +`"
+        cure = all_of_it if self._is_inside(directory) else f"`chmod go-w {quoted(directory)}`"
+        return f"{directory} lets {who} write to it; {cure} ends that"
 
     def _is_inside(self, directory: str) -> bool:
         return f"{directory}/".startswith(f"{self._root.rstrip('/')}/")

@@ -7,13 +7,13 @@ which nothing new is known stays as it was. In a store that is looked at every m
 Not for: the disks of one machine (`plan/machine`), completeness (`plan/complete`). Times in seconds.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from synthfs.model import DatabaseFacts, Note, Skipped, StoreFacts
-from synthfs.plan.complete import Judge
+from synthfs.model import DatabaseFacts, ImageFacts, Note, Skipped, StoreFacts
+from synthfs.plan.complete import Judge, Verdict
 from synthfs.plan.disk import Disk
 from synthfs.plan.machine import Judged, Machine, Part
 from synthfs.plan.unused import machine_of
@@ -54,19 +54,33 @@ class Catalog:
         return tuple(name for machine in self.machines.values() for name in machine.offer().settling)
 
     @property
+    def newest(self) -> Disk | None:
+        """The disk with the newest stamp, of those that the database knows if there are any."""
+        return max(self.disks, key=lambda disk: (not disk.unknown, disk.image.stamp), default=None)
+
+    def note_of(self, image: ImageFacts) -> Note | None:
+        """What is to be said of an image that is offered."""
+        judged = self.machines[image.client].judged
+        return next((verdict.note for each, _, verdict in judged if each.name == image.name), None)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is no disk. It takes no more than the first machine that has one."""
         return not any(machine.offer().disks for machine in self.machines.values())
 
 
 def plan(
-    store: StoreFacts, database: DatabaseFacts | None, notes: tuple[Note, ...] = (), before: Catalog | None = None
+    store: StoreFacts,
+    database: DatabaseFacts | None,
+    notes: tuple[Note, ...] = (),
+    before: Catalog | None = None,
+    anyway: str | None = None,
 ) -> Catalog:
     """The catalog of `store` as `database` judges it; `notes` are about the store as a whole and passed on.
 
-    `before` is an earlier catalog. It spares work and changes nothing.
+    `before` is an earlier catalog. It spares work and changes nothing. The image called `anyway` is offered in any case.
     """
-    judge = Judge(database)
+    judge = Judge(database, store.images, store.clock, anyway)
     judged: defaultdict[str, list[Judged]] = defaultdict(list)
     for image in store.images:
         judged[image.client].append(Judged(image, row := judge.row(image), judge.verdict(image, row)))
@@ -81,9 +95,19 @@ def plan(
         known = before.machines.get(client) if before else None
         machines[client] = known if known == new else new
     rows = frozenset(database.rows) if database else frozenset[str]()
+    notes = (*notes, *_about_unknown(each.verdict for machine in judged.values() for each in machine))
     numbers = database.clients if database else {}
     clients = {client: numbers.get(client) for client in sorted({*judged, *store.clients, *numbers})}
     return Catalog(store, database.path if database else None, notes, rows, machines, clients)
+
+
+def _about_unknown(verdicts: Iterable[Verdict]) -> Iterator[Note]:
+    """How many images the database does not know that it should know: those that are offered, and those that are not."""
+    unknown = Counter(verdict.offered for verdict in verdicts if verdict.unknown)
+    if offered := unknown[True]:
+        are, they = ("1 image is", "it is") if offered == 1 else (f"{offered} images are", "they are")
+        rest = f", and {unknown[False]} more that may not be whole are not" if unknown[False] else ""
+        yield Note(f"{are} unknown to UrBackup's database, and offered since {they} whole by the files{rest}")
 
 
 def _unfinished(database: DatabaseFacts | None) -> Mapping[str, list[int]]:

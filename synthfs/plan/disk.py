@@ -48,6 +48,8 @@ class Disk:
     edition: bytes
     device: str = ""
     """What the client called the disk, where only that tells it from others of the machine; empty otherwise."""
+    unknown: bool = False
+    """Whether UrBackup's database should know its image, and does not."""
 
     @property
     def length(self) -> int:
@@ -72,12 +74,16 @@ class Disk:
         return ExtentMap.placed(self.length, pieces)
 
 
-def volume_only(image: ImageFacts) -> Disk:
-    """The volume of `image` alone, on a generated disk. Raises UnsupportedError for an image of a whole disk."""
+def volume_only(image: ImageFacts, note: Note | None = None) -> Disk:
+    """The volume of `image` alone, on a generated disk, with a `note` on the image.
+
+    Raises UnsupportedError for an image of a whole disk.
+    """
     volume = Planner().volume(image)
     if volume.whole_disk:
         raise UnsupportedError(f"{image.name} holds a whole disk, from which no volume can be taken alone")
-    return assemble(lone_volume(image, volume.length, "it was asked for", warning=False), {})
+    notes = (note,) if note else ()
+    return assemble(lone_volume(image, volume.length, "it was asked for", warning=False), {}, notes=notes)
 
 
 def assemble(

@@ -139,9 +139,14 @@ _TEXTS = {README: readme}
 def _root(folders: Iterable[Node], owners: Container[str], example: Directory | None, mtime_ns: int) -> Directory:
     """The root, with those of our files whose names are no client's; their example is the newest disk in `example`."""
     files = [node for node in example.entries if isinstance(node, File)] if example else []
-    path = f"{example.name}/{max(files, key=lambda file: file.mtime_ns).name}" if example and files else None
+    path = f"{example.name}/{max(files, key=_age).name}" if example and files else None
     texts = (text_file(name, _TEXTS[name](path), mtime_ns) for name in ROOT_FILES if fold(name) not in owners)
     return apart(Directory("", ROOT_INODE, mtime_ns, (*folders, *texts)), {ROOT_INODE})
+
+
+def _age(file: File) -> tuple[bool, int]:
+    """What orders files by their age; those of backups that the database does not know are older than all others."""
+    return not (file.disk and file.disk.unknown), file.mtime_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,13 @@ class Machine:
 
     @property
     def newest_ns(self) -> int | None:
-        """When the newest image was made that is complete, in nanoseconds since 1970 UTC; None where there is none."""
-        return max((image.raw.mtime_ns for image, _, verdict in self.judged if verdict.offered), default=None)
+        """When the newest image was made that is complete, in nanoseconds since 1970 UTC; None where there is none.
+
+        One that the database does not know counts only where it knows none.
+        """
+        offered = ((not verdict.unknown, image.raw.mtime_ns) for image, _, verdict in self.judged if verdict.offered)
+        _, newest = max(offered, default=(False, None))
+        return newest
 
 
 def _offer(machine: Machine) -> Offer:
@@ -92,11 +97,12 @@ def _offer(machine: Machine) -> Offer:
             continue
         if verdict.note:
             volume = replace(volume, notes=(*volume.notes, verdict.note))
-        volumes.append(Dated(volume, row, clock(image.stamp)))
+        volumes.append(Dated(volume, row, clock(image.stamp), verdict.unknown))
     volumes = settled(volumes, [known.dated for known in unused])
+    in_database = [known.dated for known in unused if known.dated.row]
     for image, row, _ in machine.relatives:
         unused += _known(planner, image, row, f"it belongs to the client {image.client}")
-    builder = _Builder(volumes, unused)
+    builder = _Builder(volumes, unused, in_database)
     disks, parts = [], []
     for dated in volumes:
         if dated.volume.image.is_system_partition and builder.siblings.has_main_volume(dated):
@@ -126,8 +132,8 @@ def _known(planner: Planner, image: ImageFacts, row: ImageRow | None, why: str) 
 class _Builder:
     """Makes the disks of one machine of its volumes."""
 
-    def __init__(self, volumes: Sequence[Dated], unused: Iterable[Known]) -> None:
-        self.siblings = Siblings(volumes)
+    def __init__(self, volumes: Sequence[Dated], unused: Iterable[Known], in_database: Iterable[Dated]) -> None:
+        self.siblings = Siblings(volumes, in_database)
         self._unused = Unused((*map(Known, volumes), *unused), self.siblings.devices)
         self._logical: dict[object, tuple[Layout, logical.WithDrives | logical.Doubt]] = {}
 
@@ -152,7 +158,8 @@ class _Builder:
         for partition in dated.volume.layout.partitions:
             if doubt and partition.container == EXTENDED and partition.number in clauses:
                 clauses[partition.number] += f" ({doubt})"
-        return assemble(dated.volume, siblings, clauses, notes, devices.name(dated))
+        disk = assemble(dated.volume, siblings, clauses, notes, devices.name(dated))
+        return replace(disk, unknown=True) if dated.unknown else disk
 
     def _logical_drives(self, dated: Dated) -> logical.WithDrives | logical.Doubt | None:
         """The disk of `dated` with its logical drives; None where none was imaged. Kept: it is that of many images."""

@@ -9,7 +9,9 @@ puts them at the same place. Of those the one is taken that
     3. lies nearest in time, before or after: volumes of one run are imaged one after another.
 
 Whether its place is beyond doubt decides only between images that claim one place in one run: then one of them is wrong.
-Images of two volumes are of one run if each is the nearest of its volume to the other, and they began within twelve hours.
+So does whether UrBackup's database knows it, beside an image that it does not know. Beside one that it knows stands no other
+where it knows any image of that partition, whatever became of that. Images of two volumes are of one run if each is the nearest
+of its volume to the other, and they began within twelve hours.
 
 Several disks of one machine may have equal tables, down to the ids (`dd`, or `sfdisk -d sda | sfdisk sdb`). They are told apart
 by the device that the `.mbr` names. That name is no identity: Windows numbers its disks anew at each start, and Linux may swap
@@ -21,7 +23,7 @@ Not for: places (`plan/place`), disks (`plan/disk`). Times in seconds.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -41,12 +43,14 @@ Key = tuple[object, ...]
 class Dated:
     """An offered volume with its time: UrBackup's record, if there is one, and the image's stamp.
 
-    `clock` is in seconds of the server's own clock: good for differences only, its time zone is not known.
+    `clock` is in seconds of the server's own clock: good for differences only, its time zone is not known. `unknown`: the
+    database should know the image, and does not.
     """
 
     volume: Volume
     row: ImageRow | None
     clock: int
+    unknown: bool = False
 
     @property
     def name(self) -> str:
@@ -104,9 +108,11 @@ class Candidates:
         self._by_name = {each.name: each for each in images}
         self._by_letter = {letter: Series(series) for letter, series in by_letter.items()}
         self._all = Series(images)
+        unknown = any(each.unknown for each in images)
+        self._known = Series(each for each in images if not each.unknown) if unknown else self._all
 
-    def best_for(self, dated: Dated) -> Dated:
-        """The one that belongs on the disk of `dated`, by the rules above."""
+    def best_for(self, dated: Dated, is_one_run: Callable[[Dated, Dated], bool] = lambda one, other: False) -> Dated:
+        """The one that belongs on the disk of `dated`, by the rules above; `is_one_run` tells what is of its run."""
         if row := dated.row:
             if associated := [self._by_name[name] for name in row.associated if name in self._by_name]:
                 return min(associated, key=lambda other: (not _together(dated, other), *_merit(dated, other)))
@@ -114,10 +120,16 @@ class Candidates:
                 return min(together, key=lambda other: _merit(dated, other))
         nearest = self._all.nearest(dated)
         assert nearest is not None
-        if not nearest.volume.disputed:
+        if not nearest.volume.disputed and not nearest.unknown:
             return nearest
-        claims = [found for series in self._by_letter.values() if (found := series.nearest(dated))]
-        return min((each for each in claims if self._is_one_run(nearest, each)), key=lambda other: _merit(dated, other))
+        claims = [nearest]
+        if nearest.volume.disputed:
+            others = (found for series in self._by_letter.values() if (found := series.nearest(dated)))
+            claims += (each for each in others if self._is_one_run(nearest, each))
+        known = self._known.nearest(dated) if nearest.unknown else None
+        if known and is_one_run(dated, known) and is_one_run(dated, nearest):
+            claims.append(known)
+        return min(claims, key=lambda other: _merit(dated, other))
 
     def nearest(self, letter: str, dated: Dated) -> Dated | None:
         """The image of this letter that is nearest to another one."""
@@ -135,14 +147,15 @@ def _together(dated: Dated, other: Dated) -> bool:
     return bool(dated.row and other.row and dated.row.backuptime == other.row.backuptime)
 
 
-def _merit(dated: Dated, other: Dated) -> tuple[bool, int, str]:
-    return other.volume.disputed, *dated.nearness(other)
+def _merit(dated: Dated, other: Dated) -> tuple[bool, bool, int, str]:
+    return other.volume.disputed, other.unknown, *dated.nearness(other)
 
 
 class Siblings:
     """The offered volumes of all disks of a client, by the partition that they were taken from."""
 
-    def __init__(self, volumes: Sequence[Dated]) -> None:
+    def __init__(self, volumes: Sequence[Dated], in_database: Iterable[Dated] = ()) -> None:
+        """`in_database` are images that are not offered, and that UrBackup's database knows."""
         self.devices = Devices(volumes)
         self._main_disks: set[Key] = set()
         self._drives: defaultdict[Key, set[int]] = defaultdict(set)
@@ -155,7 +168,13 @@ class Siblings:
                 self._drives[volume.drives_key].add(volume.logical)
             if volume.disk_key and not volume.image.is_system_partition:
                 self._main_disks.add((*volume.disk_key, device))
-        self._candidates = {key: Candidates(images) for key, images in by_key.items()}
+        self._all = {key: Candidates(images) for key, images in by_key.items()}
+        self._beside_known = self._all
+        if any(dated.unknown for dated in volumes):
+            others = {(*key, self.devices.name(dated)) for dated in in_database if (key := dated.volume.key)}
+            known = {key: [each for each in images if not each.unknown] for key, images in by_key.items()}
+            self._beside_known = {key: Candidates(found) for key, found in known.items() if found}
+            self._beside_known |= {key: self._all[key] for key, found in known.items() if not found and key not in others}
         self._tables: dict[object, tuple[Layout, list[tuple[Partition, Candidates]]]] = {}
         self._of_same_disk: dict[object, Candidates | None] = {}
 
@@ -179,7 +198,7 @@ class Siblings:
         if (key := dated.volume.drives_key) is None:
             return found
         for number in sorted(self._drives[key]):
-            candidates = self._candidates.get((*key, number, self.devices.name(dated)))
+            candidates = self._candidates(dated).get((*key, number, self.devices.name(dated)))
             if number == dated.volume.logical:
                 found[number] = dated
             elif candidates and (best := self._best(dated, candidates)) and self._is_one_run(dated, best):
@@ -192,11 +211,15 @@ class Siblings:
 
     def _is_one_run(self, dated: Dated, other: Dated) -> bool:
         """Whether no other image of the same volume as `dated` is nearer to `other`, and both began within twelve hours."""
-        own = self._candidates[(*(dated.volume.key or ()), self.devices.name(dated))]
+        own = self._candidates(dated)[(*(dated.volume.key or ()), self.devices.name(dated))]
         return own.nearest(dated.letter, other) is dated and abs(dated.distance(other)) <= ONE_RUN
 
+    def _candidates(self, dated: Dated) -> Mapping[Key, Candidates]:
+        """The images of each partition that may stand beside `dated`."""
+        return self._all if dated.unknown else self._beside_known
+
     def _best(self, dated: Dated, candidates: Candidates) -> Dated | None:
-        best = candidates.best_for(dated)
+        best = candidates.best_for(dated, self._is_one_run)
         if not self.devices.name(dated) or self.devices.is_same_disk(dated, best):
             return best
         # Which of them are of the same disk is the same for all images of one volume.
@@ -205,15 +228,15 @@ class Siblings:
             left = [each for each in candidates.images if self.devices.is_same_disk(dated, each)]
             self._of_same_disk[which] = Candidates(left) if left else None
         same = self._of_same_disk[which]
-        return same.best_for(dated) if same else None
+        return same.best_for(dated, self._is_one_run) if same else None
 
     def _imaged(self, dated: Dated) -> list[tuple[Partition, Candidates]]:
         """The partitions of the volume's disk that were imaged, with their images. One layout is that of many images."""
         layout, device = dated.volume.layout, self.devices.name(dated)
-        table = id(layout), device
+        table = id(layout), device, dated.unknown
         if table not in self._tables:
             keys = ((partition, dated.volume.key_of(partition)) for partition in layout.partitions)
-            found = ((each, self._candidates.get((*key, device))) for each, key in keys if key)
+            found = ((each, self._candidates(dated).get((*key, device))) for each, key in keys if key)
             self._tables[table] = layout, [(each, candidates) for each, candidates in found if candidates]
         return self._tables[table][1]
 

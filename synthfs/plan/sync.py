@@ -230,16 +230,21 @@ def _suffix(place: str) -> str:
 
 
 def _wanted(catalog: Catalog, keep: int, form: Format, client: str, places: _Places) -> list[Make]:
-    """The newest `keep` disks of each disk of each client. Of images of the same disk, C: stands for it."""
+    """The newest `keep` disks of each disk of each client. Of images of the same disk, C: stands for it.
+
+    Those that the database does not know come last, whatever their stamps are: others are the newest.
+    """
     groups: defaultdict[tuple[str, str], list[Disk]] = defaultdict(list)
     for disk in catalog.disks:
         if fnmatchcase(disk.image.client, client):
             groups[disk.image.client, group_of(disk)].append(disk)
     wanted = []
     for disks in groups.values():
-        letters = {disk.image.letter for disk in disks}
+        known = [disk for disk in disks if not disk.unknown]
+        letters = {disk.image.letter for disk in known or disks}
         main = "C" if "C" in letters else min(letters)
-        newest = sorted((disk for disk in disks if disk.image.letter == main), key=lambda disk: disk.image.stamp)[-keep:]
+        of_main = (disk for disk in disks if disk.image.letter == main)
+        newest = sorted(of_main, key=lambda disk: (not disk.unknown, disk.image.stamp))[-keep:]
         wanted += [Make(disk, _frozen(disk, places.of(disk, form))) for disk in newest]
     return wanted
 

@@ -132,6 +132,8 @@ class Unused:
             return "the partition had another place or length then"
         if volume.partition.guid != partition.guid:
             return "the partition had another GUID then"
+        if other.unknown and not dated.unknown:
+            return "it is unknown to UrBackup's database, which knows another image of this partition"
         if volume.device != dated.volume.device:
             return f"it is of the disk on {volume.device}, which has the same table"
         return f"{volume.device} was another disk then"

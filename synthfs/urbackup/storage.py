@@ -18,6 +18,7 @@ Not for: judging completeness or parsing what was read (`plan/`).
 Source: UrBackup's `ImageBackup.cpp` (names), `snapshot_helper/main.cpp` (containers).
 """
 
+import calendar
 import os
 import re
 import struct
@@ -72,7 +73,8 @@ def scan(root: str, clients: Collection[str] = (), known: Mapping[str, Known] | 
         if (entry.name not in OWN_DIRECTORIES or entry.name in clients) and not _DIRECTORY.fullmatch(entry.name):
             finder.client(entry)
     images, skipped = tuple(finder.images), tuple(finder.skipped)
-    return StoreFacts(root, owner.st_uid, owner.st_gid, images, skipped, lasting(root), finder.known, tuple(finder.clients))
+    clock, clients = calendar.timegm(time.localtime()), tuple(finder.clients)
+    return StoreFacts(root, owner.st_uid, owner.st_gid, images, skipped, lasting(root), finder.known, clients, clock)
 
 
 def is_client(directory: str) -> bool:
@@ -164,10 +166,8 @@ class _Finder:
         if why := self._links.why_not(path, found):
             self._skip(client, name, why, Kind.LINKED)
             return None
-        sidecar = _lstat(f"{path}.mbr")
-        doubted = sidecar and self._links.why_not(f"{path}.mbr", sidecar)
         known, problem = self._before.get(name), None
-        if known is None or doubted or known.mark != _mark(found) + _mark(sidecar):
+        if known is None or not self._holds(known, path, found):
             try:
                 found, problem, known, settled = self._read(path)
             except SourceError as error:
@@ -186,6 +186,13 @@ class _Finder:
         if settled and not problem:
             self.known[name] = known
         return None
+
+    def _holds(self, known: Known, path: str, found: os.stat_result) -> bool:
+        """Whether what is known of an image is what reading it would tell."""
+        sidecar = _lstat(f"{path}.mbr")
+        if sidecar and sidecar.st_nlink > 1 and self._links.why_not(f"{path}.mbr", sidecar):
+            return False
+        return known.mark == _mark(found) + _mark(sidecar)
 
     def _read(self, path: str) -> tuple[os.stat_result, str | None, Known, bool]:
         """What the `.raw` is, why its `.mbr` was not taken, what is in both, and whether a later change is sure to show.
