@@ -181,10 +181,10 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """What UrBackup's database says of all images of its server, RAW or not; `clients` by name, with their `clients.id`."""
+    """What UrBackup's database says of all images of its server, RAW or not; `clients` are its lowest `clients.id` by name."""
 
     path: str
-    clients: Mapping[str, int]
+    clients: Mapping[str, int | None]
     rows: Mapping[str, ImageRow]
 
 

@@ -218,7 +218,7 @@ class TestWhereItCannot:
     def test_without_qemu(self, scope: Scope, image: Path) -> None:
         """One line names the package; no mount is left."""
         programs = scope.path("bin")
-        for name in ("umount", "cat", "stat"):
+        for name in ("umount", "head", "stat"):
             (programs / name).symlink_to(f"/usr/bin/{name}")
         done = scope.synthfs("boot", image, "--screenshot", programs / "x.png", check=False, env={"PATH": str(programs)})
         assert done.returncode == 1

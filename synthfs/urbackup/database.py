@@ -27,7 +27,7 @@ USUAL_PLACES = ("/var/urbackup", "/usr/local/var/urbackup", "/var/lib/urbackup/u
 
 _IMAGES = "SELECT id, backuptime, path, complete, delete_pending FROM backup_images"
 _ASSOCIATIONS = "SELECT img_id, assoc_id FROM assoc_images"
-_CLIENTS = "SELECT name, id FROM clients ORDER BY id DESC"
+_CLIENTS = "SELECT name, id FROM clients"
 _TABLES = frozenset(("backup_images", "assoc_images", "clients"))
 
 _OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\")
@@ -97,7 +97,7 @@ def _reason(error: Exception) -> str:
 _Rows = list[tuple[Any, ...]]
 
 
-def _rows(connection: sqlite3.Connection) -> tuple[dict[str, int], _Rows, _Rows]:
+def _rows(connection: sqlite3.Connection) -> tuple[dict[str, int | None], _Rows, _Rows]:
     """What is asked of the tables. Raises ValueError where that is more than any server has."""
     left = _MAX_BYTES
 
@@ -119,8 +119,12 @@ def _rows(connection: sqlite3.Connection) -> tuple[dict[str, int], _Rows, _Rows]
             yield from rows
 
     connection.text_factory = text
-    # Of two rows of one name the older one comes last, and stays.
-    clients = {name: number for name, number in asked(_CLIENTS) if name and (type(name), type(number)) == (str, int)}
+    clients: dict[str, int | None] = {}
+    for name, number in asked(_CLIENTS):
+        if isinstance(name, str) and name:
+            known = clients.setdefault(name, None)
+            if type(number) is int and (known is None or number < known):
+                clients[name] = number
     return clients, list(asked(_ASSOCIATIONS)), list(asked(_IMAGES))
 
 
