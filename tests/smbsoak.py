@@ -21,7 +21,7 @@ from typing import Any
 
 import sampledisks
 import smbd
-from impostors import HOSTILE
+from hostilenames import HOSTILE
 from lab import Lab, Scope
 from makestore import Image, Store
 from onmount import PRELUDE, ask

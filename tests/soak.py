@@ -23,7 +23,7 @@ from pathlib import Path
 
 import sampledisks
 import sparse
-from impostors import HOSTILE, unsafe
+from hostilenames import HOSTILE, unsafe
 from lab import MIB, Lab, Scope
 from ledger import mounts_below
 from makedisk import OriginalDisk, Partition, make_disk
