@@ -153,8 +153,8 @@ def _told(content: bytes) -> Iterator[None]:
     def run(command: tuple[str, ...], limit: float) -> tuple[bytes, bytes]:
         return (content if command[0] == "head" else b"0\n"), b""
 
-    lines = [(PLACE, mounts.TYPE, STORE)]
-    with mock.patch.object(probe, "_run", run), mock.patch.object(mounts, "_lines", return_value=lines):
+    rows = [mounts._Row(PLACE, "0:999", mounts.TYPE, STORE, ())]
+    with mock.patch.object(probe, "_run", run), mock.patch.object(mounts, "_rows", return_value=rows):
         yield
 
 
