@@ -141,6 +141,21 @@ def test_nothing_changes_whoever_reads(scope: Scope, reader: str, owner: int) ->
                 server.wait(10)
 
 
+@pytest.mark.parametrize("closed", ["backup_server.db", "backup_server.db-wal"])
+def test_a_file_that_is_closed_to_the_reader_is_named(scope: Scope, closed: str) -> None:
+    """What to do differs from that about a damaged one."""
+    need.root()
+    directory = scope.path("var")
+    python, added = scope.python_for_all()
+    with Database(directory / "backup_server.db") as made:
+        row(made, NAME)
+        for path in directory.iterdir():
+            path.chmod(0o644)
+        (directory / closed).chmod(0o600)
+        said = scope.run([python, "-c", READ, made.path], env=added, user="nobody", check=False).stderr
+    assert f"({closed} may not be read by this user; run as root, or as a member of the group that may)" in said
+
+
 def _is_beyond(number: Path, before: int) -> bool:
     return int(number.read_bytes()) > before
 

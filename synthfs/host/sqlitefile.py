@@ -161,8 +161,8 @@ def _held(path: str, deadline: float) -> Iterator[Callable[[], bool]]:
 def _look(path: str) -> list[tuple[int, ...]]:
     """Device, inode, size and times of the database and of each file beside it; nothing of one that is not there.
 
-    Raises OSError where one is no regular file: to open a FIFO would last for ever. The `-shm` is known by its inode alone,
-    since a server that ends may still write to it.
+    Raises OSError where one is no regular file, since to open a FIFO would last for ever, or may not be read. The `-shm` can be
+    done without, and is known by its inode alone, since a server that ends may still write to it.
     """
     found: list[tuple[int, ...]] = []
     for suffix in _BESIDE:
@@ -173,6 +173,9 @@ def _look(path: str) -> list[tuple[int, ...]]:
             continue
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, f"{os.path.basename(path)}{suffix} is no regular file")
+        if suffix != "-shm" and not os.access(f"{path}{suffix}", os.R_OK, effective_ids=True):
+            reason = f"{os.path.basename(path)}{suffix} may not be read by this user"
+            raise OSError(errno.EACCES, f"{reason}; run as root, or as a member of the group that may")
         times = (about.st_size, about.st_mtime_ns, about.st_ctime_ns) if suffix != "-shm" else ()
         found.append((about.st_dev, about.st_ino, *times))
     return found
