@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 _NOBODY_AT_ALL = 2**32 - 1
 """The number that chown(2) takes for "leave it as it is"."""
 
-
 _DAY = 86400.0
 
 
@@ -103,22 +102,37 @@ def mount(
     With --writable, the first write to a disk makes a file in SCRATCH that shares its blocks with the backup; from then on
     the disk is that file, until `synthfs discard` or `synthfs keep`. The backup is never written to.
     """
-    writing, free = (writable, discard_after), percentage(min_free)
-    access = allow_other, owner, group, mode
-    start(store, mountpoint, daemon, *access, *writing, free, formats, refresh, log_level, log_file, database)
+    start(
+        store,
+        mountpoint,
+        daemon=daemon,
+        allow_other=allow_other,
+        owner=owner,
+        group=group,
+        mode=mode,
+        writable=writable,
+        min_free=percentage(min_free),
+        discard_after=discard_after,
+        formats=formats,
+        refresh=refresh,
+        log_level=log_level,
+        log_file=log_file,
+        database=database,
+    )
 
 
 def start(
     store: str,
     mountpoint: str,
+    *,
     daemon: bool = False,
     allow_other: bool = False,
     owner: str | None = None,
     group: str | None = None,
     mode: str | None = None,
     writable: str | None = None,
+    min_free: float = 0.0,
     discard_after: float = 0.0,
-    free: float = 0.0,
     formats: Sequence[Format] = (Format.VHD,),
     refresh: float = 60.0,
     log_level: LogLevel = LogLevel.WARNING,
@@ -126,7 +140,7 @@ def start(
     database: str | None = None,
     anyway: str | None = None,
 ) -> None:
-    """What `mount` does. The image called `anyway` is shown even if nothing says that it is whole."""
+    """What `mount` does; `min_free` is from 0 to 1. The image called `anyway` is shown even if nothing says that it is whole."""
     root, place = files.real_directory(store), mounts.resolve(mountpoint)
     _check_place(root, place)
     scratch = _scratch(writable, root, place) if writable else None
@@ -144,7 +158,7 @@ def start(
     def serve(dropped: Callable[[], int]) -> None:
         fuse = _fuse()
         who, days = fuse.Access(*access), discard_after * _DAY
-        settings = fuse.Settings(place, who, allow_other, refresh, scratch, days, tuple(formats), free)
+        settings = fuse.Settings(place, who, allow_other, refresh, scratch, days, tuple(formats), min_free)
         if daemon or log_file:  # otherwise it was said in the same place
             for note in catalog.notes:
                 log.warning("%s", note.text)
