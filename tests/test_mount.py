@@ -98,6 +98,19 @@ class TestDaemon:
         assert not mounts_below(target)
 
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+    def test_told_to_end_while_it_starts(self, scope: Scope, lab: Lab, sample: Sample, number: signal.Signals) -> None:
+        """Whoever gives up `mount --daemon`, as timeout(1) and systemd do, finds no mount afterwards."""
+        target = scope.path("served")
+        argv: list[Argument] = [sys.executable, SERVER, "never", "mount", "--daemon", sample.root, target]
+        process = scope.start(argv, env={"FAULT_SWITCH": "/nonexistent"})
+        assert wait_until(lambda: bool(mounts_below(target)), 20.0)
+        process.send_signal(number)
+        assert process.wait(20) == (130 if number == signal.SIGINT else 128 + number)
+        assert not servers(lab, target)
+        assert not mounts_below(target)
+
+
 class TestEnd:
     def test_umount_waits_for_the_server(self, scope: Scope, sample: Sample) -> None:
         """`umount` returns when the process that served has ended, not before."""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 from synthfs.errors import MountError
 
@@ -24,12 +25,15 @@ _LAST_WORDS = 8192
 _PAUSE = 0.005
 """Between looks whether the server is ready; half of it is waited for nothing, and a look takes 0.3 ms of a processor."""
 
+_ENDING = signal.SIGTERM, signal.SIGHUP
+
 
 def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float = LIMIT) -> int:
     """Forks a child that runs `serve` and exits with what it returns. Returns the child's id once `is_ready()`.
 
     Raises MountError, with what the child wrote to stderr, if it ends before that or takes longer than `limit`; then no
-    child is left.
+    child is left. Nor is one when this process is told to end meanwhile, which raises SystemExit: whoever tells it so must
+    not find a mount afterwards.
     """
     report, child_report = os.pipe()
     # The child waits for nobody who does not read, and whoever reads does not wait for what the child leaves behind.
@@ -46,6 +50,7 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
         finally:
             # Whatever happened: what follows is for the parent to do.
             os._exit(code)
+    before = [(number, signal.signal(number, _leave)) for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
     os.close(child_report)
     try:
         deadline = time.monotonic() + limit
@@ -65,6 +70,12 @@ def start(serve: Callable[[], int], is_ready: Callable[[], bool], limit: float =
         raise
     finally:
         os.close(report)
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 @contextmanager
