@@ -140,7 +140,7 @@ def start(
     database: str | None = None,
     anyway: str | None = None,
 ) -> None:
-    """What `mount` does; `min_free` is from 0 to 1. The image called `anyway` is shown even if nothing says that it is whole."""
+    """What `mount` does. `min_free` is from 0 to 1. The image called `anyway` is shown even if nothing says it is whole."""
     root, place = files.real_directory(store), mounts.resolve(mountpoint)
     _check_place(root, place)
     scratch = _scratch(writable, root, place) if writable else None
